@@ -1,0 +1,1 @@
+"""Data: sources of samples, and how they become batches."""

@@ -1,0 +1,70 @@
+"""What a data set is: samples of named fields with a target."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from fusionkit.registry import API_VERSION
+
+Split = Literal["train", "val", "test", "predict"]
+Task = Literal["single_label", "multi_label", "regression"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a data set.
+
+    Attributes:
+        id: Names the row in error messages and prediction tables.
+        fields: Raw value by field name: an image or its path, a text, ...
+        target: Class index, sequence of class indices (multi-label) or number; None if unknown.
+        origin: Where the row stands, for error messages: ``"train.csv, row 17"``.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    target: int | Sequence[int] | float | None
+    origin: str
+
+
+class Dataset(ABC):
+    """A source of samples, split by split.
+
+    Constructing one opens nothing: ``fields``, ``task`` and, where the config states them,
+    ``classes`` are known before any file exists, so a config can be checked without its data.
+
+    Attributes:
+        task: What is predicted.
+        fields: Modality by field name, in order.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+
+    task: Task
+    fields: Mapping[str, str]
+
+    @property
+    @abstractmethod
+    def classes(self) -> Sequence[str] | None:
+        """Class names in index order; None for regression. May read the training split.
+
+        Raises:
+            DataError: They are not declared and the training split cannot be read.
+        """
+
+    @abstractmethod
+    def split(self, name: Split) -> Sequence[Sample]:
+        """The samples of one split; empty if there is none. Cheap to index, picklable.
+
+        Raises:
+            DataError: Missing file or column, label not seen in training, ...
+        """
+
+    @property
+    def outputs(self) -> int:
+        """Width of the prediction: number of classes, or 1 for regression."""
+        classes = self.classes
+        return 1 if classes is None else len(classes)

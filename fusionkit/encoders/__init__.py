@@ -1,0 +1,1 @@
+"""Encoders: the two interfaces in :mod:`.base`, one file per library family beside it."""

@@ -1,0 +1,54 @@
+"""Prompts in attention: as extra keys and values, or by concatenation.
+
+The outputs at prompt positions are dropped (VPT-deep), so a prompt needs neither a query, nor an
+output projection, nor a feed-forward pass. Extra keys and values give exactly what concatenation
+gives; :func:`run_concatenated` is the fallback for blocks whose attention cannot be reached and
+the reference in tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def split_heads(rows: Tensor, head_dim: int) -> Tensor:
+    """(B, n, heads * head_dim) to (B, heads, n, head_dim)."""
+    return rows.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def widen_mask(mask: Tensor | None, extra: int) -> Tensor | None:
+    """Let every query see ``extra`` more keys in front.
+
+    Args:
+        mask: (..., L, S), bool with True = visible, or additive float; None if all is visible.
+        extra: Number of keys in front that are never masked.
+    """
+    if mask is None or extra == 0:
+        return mask
+    visible = True if mask.dtype == torch.bool else 0.0
+    return F.pad(mask, (extra, 0), value=visible)
+
+
+def run_concatenated(
+    block: Callable[[Tensor], Tensor], tokens: Tensor, prompts: Tensor | None, prefix: int = 0
+) -> Tensor:
+    """Run a block on ``[prefix tokens, prompts, tokens]`` (Eq. 3 of arXiv 2312.03734).
+
+    Args:
+        block: Maps (B, L + n, D) to the same shape; masks included.
+        tokens: (B, L, D), the first ``prefix`` of them class tokens and the like.
+        prompts: (B, n, D) or None.
+        prefix: Number of tokens that stay in front of the prompts.
+
+    Returns:
+        (B, L, D): the outputs at the prompt positions are dropped.
+    """
+    if prompts is None or prompts.shape[1] == 0:
+        return block(tokens)
+    n = prompts.shape[1]
+    out = block(torch.cat([tokens[:, :prefix], prompts, tokens[:, prefix:]], dim=1))
+    return torch.cat([out[:, :prefix], out[:, prefix + n :]], dim=1)

@@ -1,0 +1,239 @@
+"""Names of encoders, fusions, transfers and data sets, built in or from other distributions.
+
+A name maps to ``"module:Class"``. Listing reads metadata only and imports neither torch nor a
+plug-in; :func:`load` imports the one class that is asked for and checks that it can be used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any, Literal
+
+from fusionkit.errors import ConfigError, MissingExtraError, PluginError, UnknownNameError, suggest
+
+Kind = Literal["main_encoder", "complement_encoder", "fusion", "transfer", "dataset"]
+
+API_VERSION = 1  # raised when a change of the interfaces breaks plug-ins written for the old ones
+
+GROUPS: dict[Kind, str] = {
+    "main_encoder": "fusionkit.main_encoders",
+    "complement_encoder": "fusionkit.complement_encoders",
+    "fusion": "fusionkit.fusions",
+    "transfer": "fusionkit.transfers",
+    "dataset": "fusionkit.datasets",
+}
+
+_BASES: dict[Kind, str] = {
+    "main_encoder": "fusionkit.encoders.base:MainEncoder",
+    "complement_encoder": "fusionkit.encoders.base:ComplementEncoder",
+    "fusion": "fusionkit.fusion.base:Fusion",
+    "transfer": "fusionkit.transfer.base:Transfer",
+    "dataset": "fusionkit.data.base:Dataset",
+}
+
+# name -> (import path, one line for the listing)
+_BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
+    "main_encoder": {
+        "timm_vit": ("fusionkit.encoders.timm_vit:TimmViT", "image: ViT and DeiT of timm"),
+        "timm_swin": ("fusionkit.encoders.timm_swin:TimmSwin", "image: Swin of timm"),
+        "bert": (
+            "fusionkit.encoders.bert:Bert",
+            "text: BERT, RoBERTa, MiniLM, DistilBERT and kin of transformers",
+        ),
+    },
+    "complement_encoder": {
+        "bow": ("fusionkit.encoders.bow:BagOfWords", "text: mean of word embeddings"),
+        "timm_cnn": ("fusionkit.encoders.timm_cnn:TimmCNN", "image: any convolutional net of timm"),
+    },
+    "fusion": {
+        "conditional_prompt": (
+            "fusionkit.fusion.conditional_prompt:ConditionalPrompt",
+            "static, dynamic and mapped prompts at every layer of the main encoder (MoPE)",
+        ),
+        "main_only": (
+            "fusionkit.fusion.main_only:MainOnly",
+            "the main encoder alone, as the reference for one modality",
+        ),
+    },
+    "transfer": {
+        "frozen": ("fusionkit.transfer.frozen:Frozen", "nothing is trained"),
+        "prompt": ("fusionkit.transfer.prompt:Prompt", "frozen weights, static prompts at every layer"),
+        "fine_tune": ("fusionkit.transfer.fine_tune:FineTune", "every weight is trained"),
+    },
+    "dataset": {
+        "table": ("fusionkit.data.table:Table", "CSV, TSV, JSONL or Parquet with a column for each field"),
+        "digit_claims": (
+            "fusionkit.data.digit_claims:DigitClaims",
+            "handwritten digits paired with claims about them; ships with fusionkit",
+        ),
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered name.
+
+    Attributes:
+        kind: What it is.
+        name: The name that configs use.
+        path: ``"module:Class"``.
+        summary: One line; for a plug-in, its distribution's summary.
+        distribution: ``"fusionkit"`` or the name of the distribution that brings it.
+        version: The version of that distribution.
+    """
+
+    kind: Kind
+    name: str
+    path: str
+    summary: str
+    distribution: str
+    version: str
+
+
+def _installed_entry_points(group: str) -> list[metadata.EntryPoint]:
+    """The entry points of one group; a function of its own so that tests can replace it."""
+    return list(metadata.entry_points(group=group))
+
+
+def entries(kind: Kind) -> dict[str, Entry]:
+    """All names of one kind, built-ins first; imports nothing.
+
+    Raises:
+        PluginError: Two distributions claim one name, or a plug-in claims a built-in's.
+    """
+    from fusionkit import __version__
+
+    found = {
+        name: Entry(kind, name, path, summary, "fusionkit", __version__)
+        for name, (path, summary) in _BUILT_IN[kind].items()
+    }
+    for point in _installed_entry_points(GROUPS[kind]):
+        dist = point.dist
+        entry = Entry(
+            kind,
+            point.name,
+            point.value,
+            (dist.metadata["Summary"] or "") if dist else "",
+            dist.name if dist else "unknown",
+            dist.version if dist else "unknown",
+        )
+        other = found.get(point.name)
+        if other is not None and other != entry:
+            raise PluginError(
+                f"Two distributions register the {_spoken(kind)} {point.name!r}: "
+                f"{other.distribution} {other.version} ({other.path}) and "
+                f"{entry.distribution} {entry.version} ({entry.path}). Uninstall one of them."
+            )
+        found[point.name] = entry
+    return found
+
+
+def find(kind: Kind, name: str) -> Entry:
+    """The entry of a name; complements are looked up among the main encoders too.
+
+    Raises:
+        UnknownNameError: No such name; the message suggests close ones.
+        ConfigError: A complement was asked for as main encoder.
+    """
+    known = entries(kind)
+    if kind == "complement_encoder":
+        known = {**entries("main_encoder"), **known}
+    if name in known:
+        return known[name]
+    if kind == "main_encoder" and name in entries("complement_encoder"):
+        raise ConfigError(
+            f"{name!r} has no layers to prompt: it can be a complement, not the main encoder. "
+            f"Main encoders: {', '.join(sorted(known))}."
+        )
+    raise UnknownNameError(
+        f"Unknown {_spoken(kind)} {name!r}.{suggest(name, known)} "
+        f"Known: {', '.join(sorted(known))}. `fusionkit list {_plural(kind)}` describes them."
+    )
+
+
+def load(kind: Kind, name: str) -> type[Any]:
+    """Import the class behind a name and check that configs can build it.
+
+    Raises:
+        UnknownNameError, ConfigError: See :func:`find`.
+        MissingExtraError: The class needs an optional library that is not installed.
+        PluginError: The plug-in does not import, has the wrong base class, was written for
+            another version of the interfaces, or its ``__init__`` takes ``*args``, ``**kwargs``
+            or arguments without annotation.
+    """
+    entry = find(kind, name)
+    return _load(entry, kind)
+
+
+@cache
+def _load(entry: Entry, kind: Kind) -> type[Any]:
+    who = f"{entry.name!r} of {entry.distribution} {entry.version} ({entry.path})"
+    module_name, _, attribute = entry.path.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        if entry.distribution == "fusionkit":
+            raise
+        raise PluginError(
+            f"The plug-in {who} cannot be imported: {type(error).__name__}: {error}. "
+            f"Repair or uninstall {entry.distribution}; nothing else is affected."
+        ) from error
+    base_module, _, base_name = _BASES[kind].partition(":")
+    base = getattr(importlib.import_module(base_module), base_name)
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise PluginError(f"The plug-in {who} is not a subclass of {base_module}.{base_name}.")
+    if found.api_version != API_VERSION:
+        raise PluginError(
+            f"The plug-in {who} was written for version {found.api_version} of the interfaces, "
+            f"this fusionkit has version {API_VERSION}. Update the older of the two."
+        )
+    _check_signature(found, who)
+    return found
+
+
+def _check_signature(found: type[Any], who: str) -> None:
+    for parameter in list(inspect.signature(found.__init__).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise PluginError(
+                f"The plug-in {who} takes {parameter}; a config needs every argument by name."
+            )
+        if parameter.annotation is parameter.empty:
+            raise PluginError(f"The plug-in {who} takes {parameter.name!r} without a type annotation.")
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional library.
+
+    Raises:
+        MissingExtraError: It is not installed; the message says which extra brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"This needs {module.partition('.')[0]!r}, which is not installed. "
+            f"Install it with: pip install 'fusionkit[{extra}]'"
+        ) from error
+
+
+def _spoken(kind: Kind) -> str:
+    return {
+        "main_encoder": "main encoder",
+        "complement_encoder": "complement encoder",
+        "dataset": "data set",
+    }.get(kind, kind)
+
+
+def _plural(kind: Kind) -> str:
+    return "encoders" if kind.endswith("encoder") else f"{kind}s"
