@@ -19,7 +19,7 @@ _PUBLIC = {
     "Preprocessor": "fusionkit.encoders.base",
     "Fusion": "fusionkit.fusion.base",
     "FusionOutput": "fusionkit.fusion.base",
-    "ConditionalPrompts": "fusionkit.fusion.engine",
+    "ConditionalPrompts": "fusionkit.prompts.engine",
     "Transfer": "fusionkit.transfer.base",
     "Dataset": "fusionkit.data.base",
     "Sample": "fusionkit.data.base",

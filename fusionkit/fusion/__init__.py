@@ -1,0 +1,1 @@
+"""Fusion methods: how a main encoder and its complements become one feature. One a file."""

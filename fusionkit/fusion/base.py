@@ -1,0 +1,84 @@
+"""The interface of a fusion method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from fusionkit.encoders.base import Inputs
+from fusionkit.prompts.engine import Routing
+from fusionkit.registry import API_VERSION
+from fusionkit.transfer.base import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class FusionOutput:
+    """What a fusion makes of a batch.
+
+    Attributes:
+        feature: (B, C), what the head predicts from.
+        routing: Which experts were used, where a fusion has experts.
+        losses: Further terms of the training loss by name, weighted.
+    """
+
+    feature: Tensor
+    routing: Routing | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def role_names(complements: int) -> tuple[str, ...]:
+    """``main``, ``complement``, ``complement_2``, ...: the names of encoders in batches."""
+    extra = tuple(f"complement_{i}" for i in range(2, complements + 1))
+    return ("main", *(("complement",) if complements else ()), *extra)
+
+
+class Fusion(nn.Module, ABC):
+    """Makes one feature of what several encoders see.
+
+    A constructor takes the main encoder and the complements, both under their transfer modes,
+    then what a config may set. It passes the encoders it uses to ``super().__init__``; others
+    are neither kept nor fed.
+
+    Attributes:
+        encoders: The encoders in use, by role.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+
+    def __init__(self, main: Transfer, complements: Sequence[Transfer]) -> None:
+        super().__init__()
+        roles = role_names(len(complements))
+        self.encoders = nn.ModuleDict(dict(zip(roles, (main, *complements), strict=True)))
+
+    @property
+    def main(self) -> Transfer:
+        """The main encoder under its transfer mode."""
+        main = self.encoders["main"]
+        assert isinstance(main, Transfer)
+        return main
+
+    @property
+    def complements(self) -> dict[str, Transfer]:
+        """The complements in use, by role."""
+        return {
+            role: encoder
+            for role, encoder in self.encoders.items()
+            if role != "main" and isinstance(encoder, Transfer)
+        }
+
+    @property
+    @abstractmethod
+    def out_dim(self) -> int:
+        """C, the width of the fused feature."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Inputs]) -> FusionOutput:
+        """Fuse a batch.
+
+        Args:
+            inputs: What each role's preprocessor collated, by role.
+        """

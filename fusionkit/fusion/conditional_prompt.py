@@ -1,0 +1,112 @@
+"""Conditional prompt tuning: the paper's method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from fusionkit.encoders.base import Inputs, MainEncoder
+from fusionkit.errors import ConfigError
+from fusionkit.fusion.base import Fusion, FusionOutput
+from fusionkit.prompts.engine import ConditionalPrompts
+from fusionkit.prompts.importance import importance_loss
+from fusionkit.prompts.static import INIT_RANGE
+from fusionkit.transfer.base import Transfer
+
+
+class ConditionalPrompt(Fusion):
+    """Every layer of the main encoder is prompted on condition of the complements.
+
+    ``[P_s, P_d, P_m]`` of Eq. 3 of arXiv 2312.03734: static, dynamic (a mixture of prompt
+    experts) and mapped prompts, each switchable. With several complements psi is the
+    concatenation of their pooled features.
+
+    Args:
+        main: The main encoder, frozen or fine-tuned.
+        complements: What the prompts are conditioned on; unused if only static prompts are on.
+        static: Whether the static prompt P_s is used.
+        dynamic: Whether the dynamic prompt P_d is used.
+        mapped: Whether the mapped prompt P_m is used.
+        prompt_length: l, rows of the static prompt and of each expert.
+        experts: k, prompt experts per layer.
+        layers: First prompted layer and the one after the last; null for all.
+        router: complement routes by psi, multimodal also by the layer's tokens.
+        top_k: Experts that are mixed for an instance; null for all of them (dense).
+        temperature: Of the router's softmax.
+        noise: Standard deviation of the routing noise, in training only; null for 1 / k^2.
+        importance_weight: Weight of the importance loss (Eq. 6).
+        importance_threshold: gamma, below which a layer's importance loss is switched off.
+        mapper_dim: Hidden width of the mapper.
+        dropout: Probability that an entry of a prompt is dropped in training.
+        init_range: Static prompts and experts start as U(-init_range, init_range).
+
+    Raises:
+        ConfigError: The main encoder has no layers or takes no prompts, a number is out of range,
+            or there is no complement to condition on.
+    """
+
+    def __init__(
+        self,
+        main: Transfer,
+        complements: Sequence[Transfer],
+        static: bool = True,
+        dynamic: bool = True,
+        mapped: bool = True,
+        prompt_length: int = 6,  # paper, section 4.1
+        experts: int = 16,  # paper, section 4.1
+        layers: tuple[int, int] | None = None,
+        router: Literal["complement", "multimodal"] = "complement",
+        top_k: int | None = None,
+        temperature: float = 0.1,  # paper, section 3.3
+        noise: float | None = None,
+        importance_weight: float = 0.01,  # authors' code
+        importance_threshold: float = 0.05,  # paper, section 3.4
+        mapper_dim: int = 384,  # authors' code; reproduces Table 1
+        dropout: float = 0.1,  # authors' code
+        init_range: float = INIT_RANGE,
+    ) -> None:
+        used = complements if dynamic or mapped else ()
+        super().__init__(main, used)
+        if not isinstance(main.encoder, MainEncoder):
+            raise ConfigError(f"{type(main.encoder).__name__} has no layers to prompt.")
+        if not main.takes_prompts:
+            raise ConfigError(
+                "main_transfer is a mode that takes no prompts; conditional_prompt needs "
+                "frozen or fine_tune."
+            )
+        self.prompts = ConditionalPrompts(
+            main.encoder.layer_widths,
+            sum(complement.out_dim for complement in used) or None,
+            static=static,
+            dynamic=dynamic,
+            mapped=mapped,
+            prompt_length=prompt_length,
+            experts=experts,
+            layers=layers,
+            router=router,
+            top_k=top_k,
+            temperature=temperature,
+            noise=noise,
+            mapper_dim=mapper_dim,
+            dropout=dropout,
+            init_range=init_range,
+        )
+        self.importance_weight = importance_weight
+        self.importance_threshold = importance_threshold
+
+    @property
+    def out_dim(self) -> int:
+        return self.main.out_dim
+
+    def forward(self, inputs: Mapping[str, Inputs]) -> FusionOutput:
+        seen = [encoder(inputs[role]).pooled for role, encoder in self.complements.items()]
+        prompts = self.prompts(torch.cat(seen, dim=-1) if seen else None)
+        feature = self.main(inputs["main"], prompts).pooled
+        routing = prompts.routing
+        losses = {}
+        if routing is not None and self.importance_weight > 0:
+            loss = importance_loss(routing.probabilities, self.importance_threshold)
+            losses["importance"] = self.importance_weight * loss
+        return FusionOutput(feature, routing, losses)

@@ -1,0 +1,59 @@
+"""A fusion and the linear head that predicts from its feature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fusionkit.encoders.base import Inputs
+from fusionkit.fusion.base import Fusion, FusionOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """A prediction and what led to it.
+
+    Attributes:
+        logits: (B, outputs).
+        fused: Feature, routing record and further losses.
+    """
+
+    logits: Tensor
+    fused: FusionOutput
+
+
+class FusionModel(nn.Module):
+    """A fusion with a linear head.
+
+    Args:
+        fusion: Holds the encoders.
+        outputs: Number of classes, or 1 for regression.
+    """
+
+    def __init__(self, fusion: Fusion, outputs: int) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.head = nn.Linear(fusion.out_dim, outputs)
+
+    def forward(self, inputs: Mapping[str, Inputs]) -> ModelOutput:
+        """Predict a batch; ``inputs`` by role."""
+        fused = self.fusion(inputs)
+        return ModelOutput(self.head(fused.feature), fused)
+
+    def named_groups(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        """(group, name, parameter) of every parameter.
+
+        The groups are the encoders' roles, ``fusion`` for what the fusion itself owns, ``head``.
+        """
+        for name, parameter in self.named_parameters():
+            yield group_of(name), name, parameter
+
+
+def group_of(name: str) -> str:
+    """The parameter group of a parameter or buffer of :class:`FusionModel`, by its name."""
+    parts = name.split(".")
+    if parts[0] == "head":
+        return "head"
+    return parts[2] if parts[1] == "encoders" else "fusion"

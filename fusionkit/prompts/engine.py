@@ -1,0 +1,218 @@
+"""The conditional-prompt engine: static, dynamic and mapped prompts for every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fusionkit.encoders.base import TokenState
+from fusionkit.errors import ConfigError
+from fusionkit.prompts.mapper import Mapper
+from fusionkit.prompts.router import ComplementRouter, Gate, MultimodalRouter
+from fusionkit.prompts.static import INIT_RANGE, StaticPrompts, uniform_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts each sample of a batch used.
+
+    Attributes:
+        weights: (B, N, k), what mixed the experts: noise in training, zeros outside the top k.
+        probabilities: (B, N, k), the softmax without noise and before any top-k.
+        layers: The N prompted layers' indices in the main encoder.
+    """
+
+    weights: Tensor
+    probabilities: Tensor
+    layers: tuple[int, ...]
+
+
+class ConditionalPrompts(nn.Module):
+    """Prompts ``[P_s, P_d, P_m]`` of Eq. 3 of arXiv 2312.03734.
+
+    P_s is learned and the same for all instances, P_d = sum_e r_e E_e mixes k prompt experts by
+    the router's scores (Eq. 4), P_m = f_m(psi) maps the complementary feature to one row.
+
+    Args:
+        widths: D_i of every layer of the main encoder.
+        psi_dim: C, width of the complementary feature; None if only static prompts are used.
+        static: Whether P_s is used.
+        dynamic: Whether P_d is used.
+        mapped: Whether P_m is used.
+        prompt_length: l, rows of P_s and of each expert.
+        experts: k.
+        layers: First prompted layer and the one after the last; None for all.
+        router: ``complement`` routes by psi, ``multimodal`` by psi and the layer's input tokens.
+        top_k: Experts that are mixed; None for all (dense).
+        temperature: tau of the router's softmax.
+        noise: Standard deviation of the routing noise in training; None for 1 / k^2.
+        mapper_dim: Hidden width of the mapper.
+        dropout: Probability that an entry of a prompt is dropped in training.
+        init_range: P_s and the experts start as U(-init_range, init_range).
+
+    Raises:
+        ConfigError: A number is out of range, or no prompt is switched on.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        psi_dim: int | None,
+        *,
+        static: bool = True,
+        dynamic: bool = True,
+        mapped: bool = True,
+        prompt_length: int = 6,  # paper, section 4.1
+        experts: int = 16,  # paper, section 4.1
+        layers: tuple[int, int] | None = None,
+        router: Literal["complement", "multimodal"] = "complement",
+        top_k: int | None = None,
+        temperature: float = 0.1,  # paper, section 3.3
+        noise: float | None = None,
+        mapper_dim: int = 384,  # authors' code; reproduces Table 1
+        dropout: float = 0.1,  # authors' code
+        init_range: float = INIT_RANGE,
+    ) -> None:
+        super().__init__()
+        _check(static, dynamic, mapped, prompt_length, experts, top_k, temperature)
+        first, last = _layer_range(layers, len(widths))
+        chosen = list(widths[first:last])
+        self.layers = tuple(range(first, last))
+        self.widths = tuple(chosen)
+        self.static = StaticPrompts(chosen, prompt_length, init_range) if static else None
+        self.experts: nn.ParameterList | None = None
+        self.router: ComplementRouter | MultimodalRouter | None = None
+        self.mapper: Mapper | None = None
+        if (dynamic or mapped) and psi_dim is None:
+            raise ConfigError(
+                "Dynamic and mapped prompts need a complement to condition on; "
+                "give one, or set dynamic: false and mapped: false."
+            )
+        if dynamic and psi_dim is not None:
+            self.experts = nn.ParameterList(
+                uniform_rows(experts, prompt_length, width, init_range=init_range)
+                for width in chosen
+            )
+            self.router = (
+                ComplementRouter(psi_dim, len(chosen), experts)
+                if router == "complement"
+                else MultimodalRouter(psi_dim, chosen, experts)
+            )
+        if mapped and psi_dim is not None:
+            self.mapper = Mapper(psi_dim, mapper_dim, chosen)
+        self.gate = Gate(temperature, 1 / experts**2 if noise is None else noise, top_k)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, psi: Tensor | None) -> BatchPrompts:
+        """Everything that does not depend on the main encoder's tokens, once for a batch.
+
+        Args:
+            psi: (B, C), or None if only static prompts are used.
+        """
+        routed = None if self.router is None or psi is None else self.router.prepare(psi)
+        mapped = None if self.mapper is None or psi is None else self.mapper(psi)
+        return BatchPrompts(self, routed, mapped)
+
+    def mix(self, slot: int, weights: Tensor) -> Tensor:
+        """P_d (Eq. 4): weights (B, k) to (B, l, D)."""
+        assert self.experts is not None
+        experts: Tensor = self.experts[slot]
+        return (weights.to(experts.dtype) @ experts.flatten(1)).unflatten(-1, experts.shape[1:])
+
+
+class BatchPrompts:
+    """The prompts of one batch; hands each layer its rows and keeps a record of the routing."""
+
+    def __init__(
+        self, engine: ConditionalPrompts, routed: Tensor | None, mapped: dict[int, Tensor] | None
+    ) -> None:
+        self.engine = engine
+        self.routed = routed
+        self.mapped = mapped
+        self.record: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, layer: int, state: TokenState) -> Tensor | None:
+        """Rows of ``layer``, (B, n, D), n = 2 l + 1 with all three prompts; None if unprompted."""
+        engine = self.engine
+        if layer not in engine.layers:
+            return None
+        slot = layer - engine.layers[0]
+        parts = []
+        if engine.static is not None:
+            parts.append(engine.static(slot, len(state.tokens)))
+        if self.routed is not None:
+            parts.append(engine.mix(slot, self._route(slot, state)))
+        if self.mapped is not None:
+            parts.append(self.mapped[engine.widths[slot]])
+        rows: Tensor = engine.dropout(torch.cat(parts, dim=1))
+        return rows
+
+    def _route(self, slot: int, state: TokenState) -> Tensor:
+        router = self.engine.router
+        assert router is not None
+        assert self.routed is not None
+        mean = tokens_mean(state) if isinstance(router, MultimodalRouter) else None
+        weights, probabilities = self.engine.gate(
+            router(self.routed, slot, mean), self.engine.training
+        )
+        self.record.append((weights, probabilities))
+        return weights
+
+    @property
+    def routing(self) -> Routing | None:
+        """The record, once the main encoder has run; None without dynamic prompts."""
+        if not self.record:
+            return None
+        weights, probabilities = (
+            torch.stack(part, dim=1) for part in zip(*self.record, strict=True)
+        )
+        return Routing(weights, probabilities, self.engine.layers)
+
+
+def tokens_mean(state: TokenState) -> Tensor:
+    """Mean of the real tokens, (B, D); padding does not count."""
+    tokens = state.tokens.flatten(1, -2)
+    if state.keep is None:
+        return tokens.mean(dim=1)
+    keep = state.keep.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+
+
+def _check(
+    static: bool,
+    dynamic: bool,
+    mapped: bool,
+    prompt_length: int,
+    experts: int,
+    top_k: int | None,
+    temperature: float,
+) -> None:
+    if not (static or dynamic or mapped):
+        raise ConfigError("Switch on at least one of static, dynamic and mapped prompts.")
+    if prompt_length < 1 or experts < 1:
+        raise ConfigError(
+            f"prompt_length and experts are at least 1, given {prompt_length} and {experts}; "
+            f"switch prompts off by static, dynamic and mapped."
+        )
+    if top_k is not None and not 1 <= top_k <= experts:
+        raise ConfigError(
+            f"top_k is between 1 and the number of experts ({experts}), given {top_k}."
+        )
+    if temperature <= 0:
+        raise ConfigError(f"temperature is above 0, given {temperature}.")
+
+
+def _layer_range(layers: tuple[int, int] | None, depth: int) -> tuple[int, int]:
+    if layers is None:
+        return 0, depth
+    first, last = layers
+    if not 0 <= first < last <= depth:
+        raise ConfigError(
+            f"layers is [first, one after the last] within the main encoder's {depth} layers, "
+            f"given [{first}, {last}]; [0, {depth}] prompts all."
+        )
+    return first, last

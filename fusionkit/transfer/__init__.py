@@ -1,0 +1,1 @@
+"""Transfer modes: what of a pretrained encoder is trained. One mode a file."""
