@@ -23,7 +23,8 @@ _PUBLIC = {
     "Transfer": "fusionkit.transfer.base",
     "Dataset": "fusionkit.data.base",
     "Sample": "fusionkit.data.base",
-    "load": "fusionkit.training.checkpoint",
+    "Predictor": "fusionkit.training.predictor",
+    "load": "fusionkit.training.predictor",
 }
 
 __all__ = ["__version__", *_PUBLIC]

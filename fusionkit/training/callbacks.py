@@ -1,0 +1,63 @@
+"""Lightning callbacks: the best weights so far, always on disk and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from fusionkit.training import checkpoint
+from fusionkit.training.metrics import improves
+
+
+class SaveBest(L.Callback):
+    """Writes the slim checkpoint whenever the monitored metric improves.
+
+    Args:
+        path: Where to.
+        monitor: Metric to follow; None saves after every epoch (there is nothing to validate on).
+        describe: Makes the description from the metrics and the number of finished epochs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        monitor: str | None,
+        describe: Callable[[dict[str, float], int], checkpoint.Description],
+    ) -> None:
+        self.path = path
+        self.monitor = monitor
+        self.describe = describe
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.monitor is None or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics[self.monitor].item()
+        if self.best_epoch is None or improves(self.monitor, value, self.best):
+            self.best = value if value == value else None
+            self._save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.monitor is None:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.best_epoch = trainer.current_epoch + 1
+        if not trainer.is_global_zero:
+            return
+        metrics = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        checkpoint.save(self.path, pl_module.model, self.describe(metrics, self.best_epoch))

@@ -1,0 +1,172 @@
+"""Validate or test a trained model, and predict on new tables."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import pyarrow as pa
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor
+
+from fusionkit.config.schema import Experiment
+from fusionkit.config.validate import load_config
+from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.loading import make_loader
+from fusionkit.data.read import read_table, write_table
+from fusionkit.data.table import FieldSpec, Table
+from fusionkit.errors import CheckpointError, DataError
+from fusionkit.training import checkpoint
+from fusionkit.training.assemble import role_inputs
+from fusionkit.training.predictor import rebuild
+from fusionkit.training.run import precision_of, quiet
+from fusionkit.training.task import FusionTask
+
+
+def evaluate(
+    ckpt_path: str,
+    stage: Literal["validate", "test"],
+    files: Sequence[str] = (),
+    overrides: Sequence[tuple[str, str]] = (),
+) -> dict[str, float]:
+    """Metrics of a trained model on the validation or test split.
+
+    Args:
+        ckpt_path: Run folder or checkpoint file.
+        stage: Which split.
+        files: Config files merged over the checkpoint's config: other data, for example.
+        overrides: Dotted keys and values, merged over that.
+
+    Raises:
+        DataError: The split is empty.
+        CheckpointError: The classes of the data are not those of training.
+    """
+    description = checkpoint.describe(ckpt_path)
+    experiment = load_config(files, overrides, start=(description.config, str(ckpt_path)))
+    dataset: Dataset = experiment.data.build()
+    split: Literal["val", "test"] = "val" if stage == "validate" else "test"
+    samples = dataset.split(split)
+    if not samples:
+        raise DataError(f"The {split} split is empty; there is nothing to {stage} on.")
+    classes = None if dataset.classes is None else list(dataset.classes)
+    if classes != description.classes:
+        raise CheckpointError(
+            f"{ckpt_path} predicts the classes {description.classes}, the data has {classes}. "
+            f"State the checkpoint's classes in data.classes."
+        )
+    model, _ = rebuild(ckpt_path, experiment)
+    task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer)
+    trainer, loader = _prepare(experiment, task, description, samples)
+    with warnings.catch_warnings():
+        quiet()
+        step = trainer.validate if stage == "validate" else trainer.test
+        found = step(task, loader, verbose=False)
+    return {name: float(value) for name, value in found[0].items()}
+
+
+def predict(ckpt_path: str, input: str, output: str) -> Path:
+    """Predict every row of a table and write the table with predictions beside its columns.
+
+    ``prediction`` holds the class name (a list of names for multi-label, a number for
+    regression), ``probability`` that of the predicted class, ``p(NAME)`` that of each class.
+
+    Args:
+        ckpt_path: Run folder or checkpoint file.
+        input: CSV, TSV, JSONL or Parquet with the columns the model was trained on; no labels.
+        output: The same formats, by suffix.
+
+    Raises:
+        DataError: The table lacks a column or holds an unreadable file.
+    """
+    description = checkpoint.describe(ckpt_path)
+    experiment = load_config((), (), start=(description.config, str(ckpt_path)))
+    samples = _table_like(experiment.data.build(), input).split("predict")
+    if not samples:
+        raise DataError(f"{input} has no rows.")
+    model, _ = rebuild(ckpt_path, experiment)
+    outputs = 1 if description.classes is None else len(description.classes)
+    task = FusionTask(model, description.task, outputs, experiment.optimizer)
+    trainer, loader = _prepare(experiment, task, description, samples)
+    with warnings.catch_warnings():
+        quiet()
+        batches: Any = trainer.predict(task, loader)
+    order = torch.cat([index for index, _ in batches]).argsort()
+    predicted = torch.cat([values for _, values in batches])[order]
+    table = read_table(input)
+    for name, column in prediction_columns(description, predicted).items():
+        if name in table.column_names:
+            table = table.drop_columns(name)
+        table = table.append_column(name, pa.array(column))
+    write_table(table, output)
+    return Path(output)
+
+
+def prediction_columns(
+    description: checkpoint.Description, predicted: Tensor
+) -> dict[str, list[Any]]:
+    """Columns of a prediction table.
+
+    Args:
+        description: Of the checkpoint.
+        predicted: (n, C) probabilities, or (n,) numbers.
+    """
+    classes = description.classes
+    if classes is None:
+        return {"prediction": predicted.tolist()}
+    columns: dict[str, list[Any]] = {}
+    if description.task == "single_label":
+        best, index = predicted.max(dim=-1)
+        columns["prediction"] = [classes[i] for i in index.tolist()]
+        columns["probability"] = best.tolist()
+    else:
+        columns["prediction"] = [
+            [name for name, chosen in zip(classes, row, strict=True) if chosen]
+            for row in (predicted > 0.5).tolist()
+        ]
+    by_class = predicted.T.tolist()
+    return columns | {f"p({name})": p for name, p in zip(classes, by_class, strict=True)}
+
+
+def _table_like(dataset: Dataset, file: str) -> Table:
+    """A table with the fields of the training data: its columns, or columns named after fields."""
+    if isinstance(dataset, Table):
+        return dataset.with_files(file)
+    return Table(
+        file,
+        {name: FieldSpec(name, modality) for name, modality in dataset.fields.items()},  # type: ignore[arg-type]
+    )
+
+
+def _prepare(
+    experiment: Experiment,
+    task: FusionTask,
+    description: checkpoint.Description,
+    samples: Sequence[Sample],
+) -> tuple[L.Trainer, Any]:
+    config = experiment.trainer
+    trainer = L.Trainer(
+        accelerator=config.accelerator,
+        devices=1,  # several would duplicate samples to fill their last batches
+        precision=precision_of(config.precision, config.accelerator),  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=config.progress_bar,
+        callbacks=[RichProgressBar(leave=False)] if config.progress_bar else [],
+        default_root_dir=os.devnull,
+    )
+    loader = make_loader(
+        samples,
+        role_inputs(task.model, description.fields, train=False),
+        description.task,
+        task.model.head.out_features,
+        experiment.loader,
+        train=False,
+        seed=experiment.seed,
+    )
+    return trainer, loader

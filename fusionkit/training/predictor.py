@@ -1,0 +1,107 @@
+"""A trained model that takes raw values: what is loaded from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from fusionkit.config.schema import Experiment, LoaderConfig
+from fusionkit.config.validate import experiment_from_mapping
+from fusionkit.data.base import Sample
+from fusionkit.data.loading import make_loader
+from fusionkit.errors import DataError, suggest
+from fusionkit.fusion.model import FusionModel
+from fusionkit.training import checkpoint
+from fusionkit.training.assemble import build_model, role_inputs
+from fusionkit.training.metrics import predictions_of
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A model rebuilt from a slim checkpoint.
+
+    Attributes:
+        model: In evaluation mode.
+        experiment: The config it was trained with.
+        description: What the checkpoint says of itself.
+    """
+
+    model: FusionModel
+    experiment: Experiment
+    description: checkpoint.Description
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Probabilities (n, C), or numbers (n,) for regression.
+
+        Args:
+            rows: Raw values by field name: images or their paths, texts, ...
+
+        Raises:
+            DataError: A row lacks a field or holds one that cannot be read.
+        """
+        wanted = [self.description.fields[role] for role in self.model.fusion.encoders]
+        for number, row in enumerate(rows, start=1):
+            for name in wanted:
+                if name not in row:
+                    raise DataError(
+                        f"Row {number} has no field {name!r}.{suggest(name, row)} "
+                        f"The model reads: {', '.join(wanted)}."
+                    )
+        samples = [
+            Sample(str(number), row, None, f"row {number}")
+            for number, row in enumerate(rows, start=1)
+        ]
+        loader = make_loader(
+            samples,
+            role_inputs(self.model, self.description.fields, train=False),
+            self.description.task,
+            self.model.head.out_features,
+            LoaderConfig(batch_size=self.experiment.loader.batch_size, workers=0),
+            train=False,
+            seed=0,
+        )
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            return torch.cat(
+                [
+                    predictions_of(
+                        self.description.task,
+                        self.model(_to(batch["inputs"], device)).logits,
+                    ).cpu()
+                    for batch in loader
+                ]
+            )
+
+
+def _to(inputs: Any, device: torch.device) -> Any:
+    return {
+        role: {name: value.to(device) for name, value in tensors.items()}
+        for role, tensors in inputs.items()
+    }
+
+
+def load(path: str | Path) -> Predictor:
+    """Rebuild a trained model from a run folder or a checkpoint file.
+
+    Raises:
+        CheckpointError: See :func:`fusionkit.training.checkpoint.load_into`.
+    """
+    description = checkpoint.describe(path)
+    experiment = experiment_from_mapping(description.config)
+    return Predictor(*rebuild(path, experiment), description)
+
+
+def rebuild(path: str | Path, experiment: Experiment) -> tuple[FusionModel, Experiment]:
+    """The model of an experiment with a checkpoint's trained weights, in evaluation mode."""
+    description = checkpoint.describe(path)
+    L.seed_everything(experiment.seed, workers=True, verbose=False)
+    outputs = 1 if description.classes is None else len(description.classes)
+    model = build_model(experiment, outputs, description.task == "regression")
+    checkpoint.load_into(model, path)
+    return model.eval(), experiment

@@ -1,0 +1,124 @@
+"""The LightningModule: one model, one task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from fusionkit.config.schema import OptimizerConfig
+from fusionkit.data.base import Task
+from fusionkit.errors import CheckpointError
+from fusionkit.fusion.model import FusionModel, ModelOutput, RegressionHead
+from fusionkit.training import checkpoint as slim
+from fusionkit.training.metrics import loss_of, make_metrics, predictions_of
+from fusionkit.training.optimizer import make_optimizer, make_schedule
+
+
+class FusionTask(L.LightningModule):
+    """Trains, validates, tests and predicts with a :class:`FusionModel`.
+
+    Lightning's own checkpoints hold only what is trained; the frozen weights are identified by
+    their hash and must be the same when a run continues.
+
+    Args:
+        model: The model.
+        task: What it predicts.
+        outputs: Number of classes, or 1.
+        optimizer: Learning rates and schedule.
+    """
+
+    strict_loading = False  # frozen weights are not in the checkpoint; on_load_checkpoint is strict
+
+    def __init__(
+        self, model: FusionModel, task: Task, outputs: int, optimizer: OptimizerConfig
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.optimizer_config = optimizer
+        self.metrics = nn.ModuleDict(
+            {stage: make_metrics(task, outputs, f"{stage}/") for stage in ("val", "test")}
+        )
+
+    def forward(self, inputs: Any) -> ModelOutput:
+        """Predict a batch; inputs by role."""
+        output: ModelOutput = self.model(inputs)
+        return output
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        head = self.model.head
+        scale = head.target_std if isinstance(head, RegressionHead) else None
+        return loss_of(self.task, logits, target, scale)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        output = self(batch["inputs"])
+        size = len(batch["target"])
+        loss = self._loss(output.logits, batch["target"])
+        for name, term in output.fused.losses.items():
+            self.log(f"train/{name}", term, batch_size=size)
+            loss = loss + term
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        return loss
+
+    def _evaluate(self, stage: str, batch: dict[str, Any]) -> None:
+        output = self(batch["inputs"])
+        target, size = batch["target"], len(batch["target"])
+        predicted = predictions_of(self.task, output.logits)
+        metrics: Any = self.metrics[stage]
+        metrics.update(predicted, target.long() if self.task == "multi_label" else target)
+        shown = stage == "val"
+        loss = self._loss(output.logits, target)
+        self.log(f"{stage}/loss", loss, batch_size=size, sync_dist=True)
+        self.log_dict(metrics, prog_bar=shown, batch_size=size)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Row indices (B,) and probabilities (B, C) or numbers (B,)."""
+        return batch["index"], predictions_of(self.task, self(batch["inputs"]).logits)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.model, self.optimizer_config)
+        epochs = self.trainer.max_epochs or 1
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = make_schedule(optimizer, self.optimizer_config, epochs, steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = slim.trained_names(self.model)
+        checkpoint["state_dict"] = {
+            name: value
+            for name, value in checkpoint["state_dict"].items()
+            if name.removeprefix("model.") in trained
+        }
+        checkpoint["frozen"] = slim.frozen_hashes(self.model)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model.
+
+        Raises:
+            CheckpointError: Trained tensors are missing or unexpected, or frozen weights differ.
+        """
+        saved = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
+        slim.check_names(saved, slim.trained_names(self.model), "last.ckpt")
+        slim.check_frozen(checkpoint["frozen"], self.model, "last.ckpt")
+
+
+def read_lightning_checkpoint(path: str) -> dict[str, Any]:
+    """Load a resume checkpoint, to say early what is wrong with it.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  (torch raises many types for damaged files)
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+    return content

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import TinyComplement, TinyMain
+
+from fusionkit.errors import ConfigError, EncoderError
+from fusionkit.fusion.base import role_names
+from fusionkit.fusion.conditional_prompt import ConditionalPrompt
+from fusionkit.fusion.main_only import MainOnly
+from fusionkit.fusion.model import FusionModel, RegressionHead, group_of
+from fusionkit.prompts.importance import importance_loss
+from fusionkit.transfer.fine_tune import FineTune
+from fusionkit.transfer.frozen import Frozen
+from fusionkit.transfer.prompt import Prompt
+
+
+def batch(size: int = 4) -> dict:
+    return {
+        "main": {"x": torch.randn(size, 24)},
+        "complement": {"x": torch.randn(size, 6)},
+        "complement_2": {"x": torch.randn(size, 6)},
+    }
+
+
+def fusion(complements: int = 1, **options) -> ConditionalPrompt:
+    options = {"experts": 3, "prompt_length": 2, **options}
+    return ConditionalPrompt(
+        Frozen(TinyMain()), [Frozen(TinyComplement()) for _ in range(complements)], **options
+    )
+
+
+def test_roles_are_named_in_order():
+    assert role_names(0) == ("main",)
+    assert role_names(3) == ("main", "complement", "complement_2", "complement_3")
+
+
+def test_the_feature_depends_on_the_complement_of_its_own_row_only():
+    model = fusion().eval()
+    inputs = batch()
+    before = model(inputs).feature
+    inputs["complement"]["x"][2] += 1
+    changed = (model(inputs).feature != before).any(dim=-1)
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_psi_of_several_complements_is_their_concatenation():
+    model = fusion(complements=2).eval()
+    assert model.prompts.router.linear.in_features == 10
+    inputs = batch()
+    before = model(inputs).feature
+    inputs["complement_2"]["x"] = inputs["complement_2"]["x"] + 1
+    assert not torch.equal(model(inputs).feature, before)
+
+
+def test_the_routing_record_has_scores_of_every_layer():
+    output = fusion().eval()(batch())
+    assert output.routing.weights.shape == (4, 2, 3)
+    torch.testing.assert_close(output.routing.weights.sum(-1), torch.ones(4, 2))
+    assert output.routing.layers == (0, 1)
+
+
+def test_the_importance_loss_is_weighted_and_noise_free():
+    model = fusion(importance_weight=0.5).train()
+    output = model(batch())
+    expected = 0.5 * importance_loss(output.routing.probabilities, 0.05)
+    torch.testing.assert_close(output.losses["importance"], expected)
+    assert not fusion(importance_weight=0.0)(batch()).losses
+
+
+def test_static_prompts_alone_keep_no_complement():
+    model = fusion(dynamic=False, mapped=False)
+    assert list(model.encoders) == ["main"]
+    assert model({"main": {"x": torch.randn(2, 24)}}).routing is None
+
+
+def test_everything_trained_gets_a_gradient_and_nothing_else():
+    model = FusionModel(
+        ConditionalPrompt(Frozen(TinyMain()), [FineTune(TinyComplement())], experts=3), 2
+    )
+    output = model(batch())
+    (output.logits.square().sum() + sum(output.fused.losses.values())).backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("fusion.encoders.main"):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(1)
+        model = fusion().train()
+        model.main.encoder.gradient_checkpointing = checkpointing
+        torch.manual_seed(2)
+        model(batch()).feature.square().sum().backward()
+        gradients.append([p.grad for p in model.prompts.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
+
+
+def test_a_main_encoder_needs_layers_and_a_mode_that_takes_prompts():
+    with pytest.raises(ConfigError, match="TinyComplement has no layers to prompt"):
+        ConditionalPrompt(Frozen(TinyComplement()), [Frozen(TinyComplement())])
+    with pytest.raises(ConfigError, match="needs frozen or fine_tune"):
+        ConditionalPrompt(Prompt(TinyMain()), [Frozen(TinyComplement())])
+
+
+def test_no_complement_is_an_error_that_says_what_to_do():
+    with pytest.raises(ConfigError, match="set dynamic: false and mapped: false"):
+        ConditionalPrompt(Frozen(TinyMain()), [])
+
+
+def test_wrong_prompts_name_both_shapes():
+    with pytest.raises(
+        EncoderError, match=r"Layer 0 takes prompts of shape \(2, n, 8\), given \(2, 3, 7\)"
+    ):
+        TinyMain().encode({"x": torch.randn(2, 24)}, lambda layer, state: torch.randn(2, 3, 7))
+
+
+def test_main_only_reads_no_complement():
+    model = MainOnly(FineTune(TinyMain()), [Frozen(TinyComplement())])
+    assert list(model.encoders) == ["main"]
+    assert model({"main": {"x": torch.randn(2, 24)}}).feature.shape == (2, 8)
+
+
+def test_groups_follow_roles():
+    names = [
+        "head.weight",
+        "fusion.prompts.experts.0",
+        "fusion.encoders.main.encoder.backbone.0.norm.weight",
+        "fusion.encoders.complement_2.prompts.rows.0",
+    ]
+    assert [group_of(name) for name in names] == ["head", "fusion", "main", "complement_2"]
+
+
+def test_a_regression_head_predicts_in_the_units_of_its_target():
+    head = RegressionHead(3)
+    head.fit_scale(torch.tensor([10.0, 30.0]))
+    raw = torch.nn.functional.linear(torch.ones(1, 3), head.weight, head.bias)
+    torch.testing.assert_close(head(torch.ones(1, 3)), raw * 10 + 20)
+    head.fit_scale(torch.tensor([7.0, 7.0]))
+    assert head.target_std == 1

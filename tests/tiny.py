@@ -1,0 +1,94 @@
+"""A main encoder and a complement in plain PyTorch, small enough for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, MainEncoder, TokenState
+from fusionkit.encoders.stack import BlockStack
+
+
+class Vectors:
+    """Preprocessor of rows that are lists of numbers."""
+
+    def __call__(self, raw: Any) -> Tensor:
+        return torch.as_tensor(raw, dtype=torch.float32)
+
+    def collate(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"x": torch.stack(list(rows))}
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention with dropout and a batch norm, to see that frozen means frozen."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = (
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 3 * dim),
+            nn.Linear(dim, dim),
+        )
+        self.dropout, self.batch_norm = nn.Dropout(0.5), nn.BatchNorm1d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        x = x + self.dropout(self.out(F.scaled_dot_product_attention(q, k, v)))
+        return self.batch_norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class TinyMain(BlockStack):
+    """Two or more blocks over (B, L * dim) numbers cut into L tokens."""
+
+    modality: ClassVar[Any] = "vector"
+
+    def __init__(self, dim: int = 8, depth: int = 2) -> None:
+        super().__init__()
+        self.dim = dim
+        self.backbone = nn.ModuleList(Block(dim) for _ in range(depth))
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.backbone)
+
+    @property
+    def out_dim(self) -> int:
+        return self.dim
+
+    def preprocessor(self, train: bool) -> Vectors:
+        return Vectors()
+
+    def embed(self, inputs: Inputs) -> TokenState:
+        return TokenState(inputs["x"].unflatten(-1, (-1, self.dim)))
+
+    def readout(self, state: TokenState) -> Features:
+        return Features(state.tokens.mean(dim=1), state.tokens)
+
+
+class TinyComplement(ComplementEncoder):
+    """One linear map with dropout and a batch norm."""
+
+    modality: ClassVar[Any] = "vector"
+
+    def __init__(self, in_dim: int = 6, dim: int = 5) -> None:
+        super().__init__()
+        self.dim = dim
+        self.backbone = nn.Sequential(nn.Linear(in_dim, dim), nn.BatchNorm1d(dim), nn.Dropout(0.5))
+
+    @property
+    def out_dim(self) -> int:
+        return self.dim
+
+    def preprocessor(self, train: bool) -> Vectors:
+        return Vectors()
+
+    def encode(self, inputs: Inputs) -> Features:
+        return Features(self.backbone(inputs["x"]))
+
+
+def main_state(encoder: MainEncoder, batch: int, tokens: int = 3) -> TokenState:
+    return TokenState(torch.randn(batch, tokens, encoder.layer_widths[0]))
