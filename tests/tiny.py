@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusionkit.data.base import Dataset, Sample, Split, Task
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, MainEncoder, TokenState
 from fusionkit.encoders.stack import BlockStack
 
@@ -92,3 +93,44 @@ class TinyComplement(ComplementEncoder):
 
 def main_state(encoder: MainEncoder, batch: int, tokens: int = 3) -> TokenState:
     return TokenState(torch.randn(batch, tokens, encoder.layer_widths[0]))
+
+
+class TinyData(Dataset):
+    """Rows of random numbers; the label needs both fields."""
+
+    def __init__(
+        self,
+        task: Task = "single_label",
+        sizes: tuple[int, int, int] = (64, 16, 16),
+        seed: int = 0,
+        unreadable: bool = False,
+    ) -> None:
+        self.task = task
+        self.sizes = sizes
+        self.seed = seed
+        self.unreadable = unreadable
+        self.fields = {"a": "vector", "b": "vector"}
+
+    @property
+    def classes(self) -> list[str] | None:
+        return None if self.task == "regression" else ["no", "yes"]
+
+    def split(self, name: Split) -> list[Sample]:
+        number = ("train", "val", "test").index(name)
+        rng = torch.Generator().manual_seed(self.seed + number)
+        samples = []
+        for i in range(self.sizes[number]):
+            a = torch.randn(24, generator=rng)
+            b = torch.randn(6, generator=rng)
+            value = (a[:6] * b).sum().item()
+            targets = {
+                "single_label": int(value > 0),
+                "multi_label": [j for j in (0, 1) if a[j] * b[j] > 0],
+                "regression": 100 + 10 * value,
+            }
+            raw = "broken" if self.unreadable and i == 3 else a.tolist()
+            target: Any = targets[self.task]
+            samples.append(
+                Sample(str(i), {"a": raw, "b": b.tolist()}, target, f"tiny {name}, row {i + 1}")
+            )
+        return samples

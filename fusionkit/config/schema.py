@@ -6,7 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fusionkit.errors import ConfigError
 from fusionkit.registry import Kind, load
+
+# Top-level keys that hold a registered name with its arguments.
+COMPONENTS: dict[str, Kind] = {
+    "main": "main_encoder",
+    "main_transfer": "transfer",
+    "complement": "complement_encoder",
+    "complement_transfer": "transfer",
+    "fusion": "fusion",
+    "data": "dataset",
+}
+
+# Constructor arguments that the program gives, so that a config cannot state them.
+GIVEN: dict[Kind, frozenset[str]] = {
+    "main_encoder": frozenset(),
+    "complement_encoder": frozenset(),
+    "fusion": frozenset({"main", "complements"}),
+    "transfer": frozenset({"encoder"}),
+    "dataset": frozenset(),
+}
+
+Node = str | Mapping[str, Any] | None  # a name, or a mapping of `name` and arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +45,10 @@ class LoaderConfig:
     eval_batch_size: int | None = None
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "batch_size", "eval_batch_size")
+        _at_least(self, 0, "workers")
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
@@ -31,7 +57,8 @@ class OptimizerConfig:
     Args:
         lr: Learning rate of everything; null for 4e-4 where what is prompted or trained is
             vision and 5e-4 elsewhere.
-        group_lr: Learning rate by parameter group: main, complement, complement_2, ..., fusion, head.
+        group_lr: Learning rate by parameter group: main, complement, complement_2, ..., fusion,
+            head.
         weight_decay: AdamW's, on matrices only.
         schedule: step multiplies by gamma at each milestone; cosine falls to 0 over the run.
         milestones: Epochs at which the step schedule acts.
@@ -45,6 +72,9 @@ class OptimizerConfig:
     milestones: list[int] = field(default_factory=lambda: [2, 5])
     gamma: float = 0.5
 
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "lr", "weight_decay", "gamma")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainerConfig:
@@ -55,12 +85,13 @@ class TrainerConfig:
         accelerator: auto takes a GPU when there is one.
         devices: How many, which ones, or auto.
         num_nodes: Machines.
-        strategy: Lightning's: auto, ddp, fsdp, ...
+        strategy: Lightning's name for it: auto, ddp, ...
         precision: auto is bf16-mixed on a GPU that has it, 32-true elsewhere.
         accumulate_grad_batches: Batches per optimizer step.
         gradient_clip_val: Largest gradient norm; null for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        early_stopping: Stop after this many epochs without a better validation metric; null for never.
+        early_stopping: Stop after this many epochs without a better validation metric; null for
+            never.
         monitor: Validation metric that picks the best epoch; null for the task's own.
         log_every_n_steps: Steps between two rows of the step log.
         limit_train_batches: Batches (int) or share (float) of each training epoch.
@@ -87,6 +118,63 @@ class TrainerConfig:
     limit_test_batches: int | float = 1.0
     deterministic: bool = False
     progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self, 1, "max_epochs", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"
+        )
+        _at_least(self, 0, "gradient_clip_val", "early_stopping")
+
+
+SECTIONS: dict[str, type[LoaderConfig | OptimizerConfig | TrainerConfig]] = {
+    "loader": LoaderConfig,
+    "optimizer": OptimizerConfig,
+    "trainer": TrainerConfig,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigKeys:
+    """The top level of a config, as it is written.
+
+    Args:
+        name: Folder of the run under output; null for the config file's own name.
+        output: Folder in which runs are made.
+        seed: Of everything random.
+        main: The main encoder, whose layers are prompted.
+        main_transfer: What of it is trained.
+        main_field: Field of the data it reads; null for the only one of its modality.
+        complement: The complementary encoder.
+        complement_transfer: What of it is trained.
+        complement_field: Field of the data it reads; null for the only one of its modality.
+        more_complements: Further complements, a list of {encoder, transfer, field}.
+        fusion: How complements and main encoder are fused.
+        data: Where samples come from.
+        loader: How samples become batches.
+        optimizer: AdamW and its schedule.
+        trainer: How long and where to train.
+        baselines: Configs merged over this one, by label; trained and tested beside it.
+    """
+
+    name: str | None = None
+    output: str = "runs"
+    seed: int = 0
+    main: Node = None
+    main_transfer: Node = "frozen"
+    main_field: str | None = None
+    complement: Node = None
+    complement_transfer: Node = "prompt"
+    complement_field: str | None = None
+    more_complements: list[dict[str, Any]] = field(default_factory=list)
+    fusion: Node = "conditional_prompt"
+    data: Node = None
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    baselines: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +234,10 @@ class Experiment:
     trainer: TrainerConfig
     baselines: Mapping[str, Experiment]
     resolved: Mapping[str, Any]
+
+
+def _at_least(config: object, minimum: int, *keys: str) -> None:
+    for key in keys:
+        value = getattr(config, key)
+        if value is not None and not value >= minimum:  # `not >=` refuses nan too
+            raise ConfigError(f"{key} is {value}; it must be at least {minimum}.")

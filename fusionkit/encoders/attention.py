@@ -50,5 +50,6 @@ def run_concatenated(
     if prompts is None or prompts.shape[1] == 0:
         return block(tokens)
     n = prompts.shape[1]
-    out = block(torch.cat([tokens[:, :prefix], prompts, tokens[:, prefix:]], dim=1))
+    rows = prompts.to(tokens.dtype)  # under autocast, concatenation would promote the tokens
+    out = block(torch.cat([tokens[:, :prefix], rows, tokens[:, prefix:]], dim=1))
     return torch.cat([out[:, :prefix], out[:, prefix + n :]], dim=1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.data.loading import RoleInput, pick_field
+from fusionkit.encoders.base import MainEncoder
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
@@ -49,7 +50,7 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
     model = FusionModel(fusion, outputs, regression)
     if experiment.trainer.gradient_checkpointing:
         for transfer in (fusion.main, *fusion.complements.values()):
-            if hasattr(transfer.encoder, "gradient_checkpointing"):
+            if isinstance(transfer.encoder, MainEncoder):
                 transfer.encoder.gradient_checkpointing = True
     return model
 

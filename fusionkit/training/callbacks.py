@@ -1,12 +1,16 @@
-"""Lightning callbacks: the best weights so far, always on disk and whole."""
+"""What is hung into Lightning: the best weights so far, the progress bar, silence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
 
 from fusionkit.training import checkpoint
 from fusionkit.training.metrics import improves
@@ -61,3 +65,41 @@ class SaveBest(L.Callback):
             if name.startswith("val/")
         }
         checkpoint.save(self.path, pl_module.model, self.describe(metrics, self.best_epoch))
+
+
+class ProgressBar(RichProgressBar):
+    """One line: epoch, batches, time left, loss and the monitored metric."""
+
+    def __init__(self, monitor: str | None = None) -> None:
+        super().__init__(leave=False)
+        self.monitor = monitor
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        shown = {"train/loss_step": "loss", self.monitor: self.monitor}
+        return {shown[name] or "": value for name, value in metrics.items() if name in shown}
+
+
+_NOT_HERE = (
+    ".*does not have many workers.*",  # loader.workers says how many
+    ".*exists and is not empty.*",  # the folder of a continued run
+    ".*number of training batches.*smaller than the logging interval.*",
+    ".*No (positive|negative) samples in targets.*",  # AUROC of a class that a split lacks
+    ".*module.s. in eval mode at the start of training.*",  # the frozen encoders
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence advice and advertisements of Lightning that do not apply here."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _NOT_HERE:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -119,7 +119,9 @@ def check_frozen(saved: Mapping[str, str], model: FusionModel, where: str) -> No
         CheckpointError: They differ; the message names the encoders.
     """
     now = frozen_hashes(model)
-    differing = sorted(role for role in saved.keys() | now.keys() if saved.get(role) != now.get(role))
+    differing = sorted(
+        role for role in saved.keys() | now.keys() if saved.get(role) != now.get(role)
+    )
     if differing:
         raise CheckpointError(
             f"{where} was trained upon other frozen weights of: {', '.join(differing)}. "

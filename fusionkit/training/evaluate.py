@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,20 +10,22 @@ from typing import Any, Literal
 import lightning as L
 import pyarrow as pa
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from fusionkit.config.schema import Experiment
 from fusionkit.config.validate import load_config
 from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.loading import make_loader
-from fusionkit.data.read import read_table, write_table
-from fusionkit.data.table import FieldSpec, Table
+from fusionkit.data.read import check_suffix, read_columns
+from fusionkit.data.rows import FieldSpec
+from fusionkit.data.table import Table
+from fusionkit.data.write import write_table
 from fusionkit.errors import CheckpointError, DataError
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import role_inputs
+from fusionkit.training.callbacks import ProgressBar, quiet
 from fusionkit.training.predictor import rebuild
-from fusionkit.training.run import precision_of, quiet
+from fusionkit.training.run import precision_of
 from fusionkit.training.task import FusionTask
 
 
@@ -61,9 +62,8 @@ def evaluate(
         )
     model, _ = rebuild(ckpt_path, experiment)
     task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer)
-    trainer, loader = _prepare(experiment, task, description, samples)
-    with warnings.catch_warnings():
-        quiet()
+    with quiet():
+        trainer, loader = _prepare(experiment, task, description, samples)
         step = trainer.validate if stage == "validate" else trainer.test
         found = step(task, loader, verbose=False)
     return {name: float(value) for name, value in found[0].items()}
@@ -83,6 +83,7 @@ def predict(ckpt_path: str, input: str, output: str) -> Path:
     Raises:
         DataError: The table lacks a column or holds an unreadable file.
     """
+    check_suffix(output)  # before the work, not after
     description = checkpoint.describe(ckpt_path)
     experiment = load_config((), (), start=(description.config, str(ckpt_path)))
     samples = _table_like(experiment.data.build(), input).split("predict")
@@ -91,18 +92,17 @@ def predict(ckpt_path: str, input: str, output: str) -> Path:
     model, _ = rebuild(ckpt_path, experiment)
     outputs = 1 if description.classes is None else len(description.classes)
     task = FusionTask(model, description.task, outputs, experiment.optimizer)
-    trainer, loader = _prepare(experiment, task, description, samples)
-    with warnings.catch_warnings():
-        quiet()
+    with quiet():
+        trainer, loader = _prepare(experiment, task, description, samples)
         batches: Any = trainer.predict(task, loader)
     order = torch.cat([index for index, _ in batches]).argsort()
     predicted = torch.cat([values for _, values in batches])[order]
-    table = read_table(input)
+    table = read_columns(Path(input))
     for name, column in prediction_columns(description, predicted).items():
         if name in table.column_names:
             table = table.drop_columns(name)
         table = table.append_column(name, pa.array(column))
-    write_table(table, output)
+    write_table(table, Path(output))
     return Path(output)
 
 
@@ -157,7 +157,7 @@ def _prepare(
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=config.progress_bar,
-        callbacks=[RichProgressBar(leave=False)] if config.progress_bar else [],
+        callbacks=[ProgressBar()] if config.progress_bar else [],
         default_root_dir=os.devnull,
     )
     loader = make_loader(

@@ -23,7 +23,7 @@ class PartCount:
 
 
 def count_parameters(model: FusionModel) -> list[PartCount]:
-    """Count by part, encoders first. What a transfer mode adds to an encoder is a part of its own."""
+    """Count by part; what a transfer mode adds to an encoder is a part of its own."""
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
         entry = counts.setdefault(_part(name), [0, 0])

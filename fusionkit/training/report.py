@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +22,7 @@ def console() -> Console:
 
 def parameter_table(counts: Sequence[PartCount]) -> Table:
     """Trained and all parameters by part, with a total."""
-    table = Table(title="Parameters", title_justify="left", show_footer=True, box=None, pad_edge=False)
+    table = _table("Parameters", show_footer=True)
     trained = sum(count.trained for count in counts)
     total = sum(count.total for count in counts)
     table.add_column("part", footer="total")
@@ -39,20 +41,44 @@ def value_text(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if short in _SHARES else f"{value:.4g}"
 
 
-def results_table(results: Mapping[str, Mapping[str, float]], trained: Mapping[str, int]) -> Table:
-    """Metrics of one run or several, a row each.
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One run in the table of results: metrics by name, parameters, seconds."""
 
-    Args:
-        results: Metrics by label.
-        trained: Number of trained parameters by label.
-    """
-    table = Table(title="Results", title_justify="left", box=None, pad_edge=False)
-    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+    label: str
+    metrics: Mapping[str, float]
+    trained: int
+    total: int
+    seconds: float
+
+
+def results_table(rows: Sequence[ResultRow]) -> Table:
+    """Metrics of one run or several, a row each."""
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    split = names[0].partition("/")[0] if names else ""
+    title = {"test": "Results on the test split", "val": "Results on the validation split"}
+    table = _table(title.get(split, "Results"))
     table.add_column("run")
-    table.add_column("trained", justify="right")
     for name in names:
-        table.add_column(name, justify="right")
-    for label, metrics in results.items():
-        shown = [value_text(name, metrics[name]) if name in metrics else "" for name in names]
-        table.add_row(label, f"{trained[label]:,}", *shown)
+        table.add_column(name.removeprefix(f"{split}/").replace("_", " "), justify="right")
+    table.add_column("trained", justify="right")
+    table.add_column("of all", justify="right")
+    table.add_column("time", justify="right")
+    for row in rows:
+        shown = [
+            value_text(name, row.metrics[name]) if name in row.metrics else "" for name in names
+        ]
+        share = f"{row.trained / row.total:.2%}"
+        table.add_row(row.label, *shown, f"{row.trained:,}", share, f"{row.seconds:.0f} s")
     return table
+
+
+def _table(title: str, show_footer: bool = False) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_footer=show_footer,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,9 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
-    RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
 
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
@@ -30,11 +29,11 @@ from fusionkit.errors import ConfigError, DataError, suggest
 from fusionkit.fusion.model import FusionModel, RegressionHead
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import build_model, field_by_role, role_inputs
-from fusionkit.training.callbacks import SaveBest
+from fusionkit.training.callbacks import ProgressBar, SaveBest, quiet
 from fusionkit.training.folders import RESUME, new_folder, resume_folder
 from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
 from fusionkit.training.parameters import count_parameters
-from fusionkit.training.report import console, parameter_table, results_table
+from fusionkit.training.report import ResultRow, console, parameter_table, results_table
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 
 
@@ -46,12 +45,14 @@ class RunResult:
         folder: Where its files are.
         metrics: Test metrics of the best epoch's weights; of validation if there is no test split.
         trained: Number of trained parameters.
+        total: Number of all parameters.
         seconds: Of training and testing.
     """
 
     folder: Path
     metrics: Mapping[str, float]
     trained: int
+    total: int
     seconds: float
 
 
@@ -67,34 +68,37 @@ def fit(experiment: Experiment, ckpt_path: str | None = None) -> RunResult:
     """
     parent = Path(experiment.output) / experiment.name
     folder = new_folder(parent) if ckpt_path is None else resume_folder(parent, ckpt_path)
-    result = _run(experiment, folder, resume=ckpt_path is not None)
-    results = {experiment.name: result}
     out = console() if _is_first_process() else None
+    result = _run(experiment, folder, out, resume=ckpt_path is not None)
+    results = {experiment.name: result}
     for label, baseline in experiment.baselines.items():
         if out:
-            out.print(f"\n[bold]Baseline: {label}[/bold]")
+            out.print(f"Baseline: {label}")
         place = folder / "baselines" / label.replace(" ", "_")
         place.mkdir(parents=True, exist_ok=True)
-        results[label] = _run(baseline, place, resume=(place / RESUME).is_file())
+        results[label] = _run(baseline, place, None, resume=(place / RESUME).is_file())
     if out:
-        out.print()
         out.print(
             results_table(
-                {label: run.metrics for label, run in results.items()},
-                {label: run.trained for label, run in results.items()},
+                [
+                    ResultRow(label, run.metrics, run.trained, run.total, run.seconds)
+                    for label, run in results.items()
+                ]
             )
         )
         _print_places(out, result)
     return result
 
 
-def _run(experiment: Experiment, folder: Path, resume: bool) -> RunResult:
+def _run(experiment: Experiment, folder: Path, out: Console | None, resume: bool) -> RunResult:
     started = time.monotonic()
     dataset: Dataset = experiment.data.build()
     fields = field_by_role(experiment, dataset)
     splits = {name: dataset.split(name) for name in ("train", "val", "test")}
     if not splits["train"]:
-        raise DataError("The training split is empty; check the data node's files and split column.")
+        raise DataError(
+            "The training split is empty; check the data node's files and split column."
+        )
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     model = build_model(experiment, dataset.outputs, dataset.task == "regression")
     if isinstance(model.head, RegressionHead):
@@ -113,11 +117,11 @@ def _run(experiment: Experiment, folder: Path, resume: bool) -> RunResult:
         for name, samples in splits.items()
         if samples
     }
-    if _is_first_process():
-        out = console()
+    if out:
         out.print(parameter_table(counts))
         sizes = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.items())
-        out.print(f"\nSamples: {sizes}. Files go to {folder}\n")
+        out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
+    if _is_first_process():
         (folder / "config.yaml").write_text(
             yaml.safe_dump(dict(experiment.resolved), sort_keys=False, allow_unicode=True)
         )
@@ -126,30 +130,30 @@ def _run(experiment: Experiment, folder: Path, resume: bool) -> RunResult:
     best = SaveBest(
         folder / checkpoint.FILE_NAME, monitor, _describer(experiment, dataset, fields, model)
     )
-    trainer = make_trainer(experiment, folder, monitor, [best])
+    with quiet():
+        trainer = make_trainer(experiment, folder, monitor, [best])
     resume_from = str(folder / RESUME) if resume else None
     if resume_from:
         read_lightning_checkpoint(resume_from)
-    with warnings.catch_warnings():
-        quiet()
+    with quiet():
         trainer.fit(task, loaders["train"], loaders.get("val"), ckpt_path=resume_from)
         if trainer.interrupted:
             raise KeyboardInterrupt
         checkpoint.load_into(model, folder)
         metrics = _test(trainer, task, loaders)
     seconds = time.monotonic() - started
-    trained = sum(count.trained for count in counts)
+    trained, total = sum(c.trained for c in counts), sum(c.total for c in counts)
     if trainer.is_global_zero:
         summary = {
             "metrics": metrics,
             "best_epoch": best.best_epoch,
             "monitor": monitor,
             "trained_parameters": trained,
-            "all_parameters": sum(count.total for count in counts),
+            "all_parameters": total,
             "seconds": round(seconds, 1),
         }
         (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return RunResult(folder, metrics, trained, seconds)
+    return RunResult(folder, metrics, trained, total, seconds)
 
 
 def _test(trainer: L.Trainer, task: FusionTask, loaders: Mapping[str, Any]) -> dict[str, float]:
@@ -183,7 +187,7 @@ def make_trainer(
         *callbacks,
     ]
     if config.progress_bar:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(ProgressBar(monitor))
     if config.early_stopping is not None:
         if monitor is None:
             raise ConfigError("trainer.early_stopping needs a validation split; there is none.")
@@ -261,20 +265,8 @@ def _is_first_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
-def quiet() -> None:
-    """Silence advice of Lightning that does not apply here."""
-    for message in (
-        ".*does not have many workers.*",  # loader.workers says how many
-        ".*exists and is not empty.*",  # a continued run's folder
-        ".*number of training batches.*smaller than the logging interval.*",
-        ".*No positive samples in targets.*",  # AUROC of a class that a small split lacks
-        ".*No negative samples in targets.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
 def _print_places(out: Any, result: RunResult) -> None:
-    out.print(f"\nTook {result.seconds:.0f} s. In {result.folder}:")
+    out.print(f"In {result.folder}:", soft_wrap=True)
     for name, what in (
         (checkpoint.FILE_NAME, "the trained weights of the best epoch, and the config"),
         ("metrics.json", "test metrics"),
@@ -282,6 +274,7 @@ def _print_places(out: Any, result: RunResult) -> None:
         (RESUME, "to continue: fusionkit fit ... --ckpt_path last"),
     ):
         out.print(f"  {name:18} {what}")
-    out.print(
-        f"Predict: fusionkit predict --ckpt_path {result.folder} --input TABLE --output predictions.csv"
+    command = (
+        f"fusionkit predict --ckpt_path {result.folder} --input TABLE --output predictions.csv"
     )
+    out.print(f"Predict: {command}", soft_wrap=True)

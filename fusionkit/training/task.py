@@ -119,6 +119,6 @@ def read_lightning_checkpoint(path: str) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (torch raises many types for damaged files)
+    except Exception as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     return content

@@ -1,0 +1,344 @@
+"""A merged config becomes an :class:`~fusionkit.config.schema.Experiment`.
+
+Names are resolved first, from metadata alone, so that a typo is answered before torch is
+imported; then each component's class is imported and its arguments are checked. All problems of
+a step are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fusionkit import registry
+from fusionkit.config.arguments import Problem, check_arguments
+from fusionkit.config.merge import Key, Merged, read_config
+from fusionkit.config.resolve import resolve
+from fusionkit.config.schema import (
+    COMPONENTS,
+    GIVEN,
+    SECTIONS,
+    ComplementConfig,
+    Component,
+    ConfigKeys,
+    Experiment,
+)
+from fusionkit.errors import ConfigError, FusionkitError, suggest
+from fusionkit.registry import Kind
+
+_KEYS = [key.name for key in fields(ConfigKeys)]
+_SCALARS = ("name", "output", "seed", "main_field", "complement_field")
+_REQUIRED = ("main", "main_transfer", "fusion", "data")
+_ITEM_KEYS = ("encoder", "transfer", "field")
+_ITEM = f"{{{', '.join(_ITEM_KEYS)}}}"
+
+
+def load_config(
+    files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ()
+) -> Experiment:
+    """Read, merge and validate config files and overrides.
+
+    Args:
+        files: Later ones are merged over earlier ones; the last one's stem is the default name.
+        overrides: Dotted key and value, the value written as YAML.
+
+    Raises:
+        ConfigError: Lists every problem with file, key, what was given and what to do.
+    """
+    merged = read_config(files, overrides)
+    return _build(merged, Path(files[-1]).stem if files else "run")
+
+
+def experiment_from_mapping(mapping: Mapping[str, Any], source: str = "checkpoint") -> Experiment:
+    """The experiment of a mapping such as :attr:`Experiment.resolved`.
+
+    Args:
+        mapping: Written as a config file is.
+        source: How error messages call it.
+
+    Raises:
+        ConfigError: As for :func:`load_config`.
+    """
+    merged = Merged()
+    merged.add(mapping, source)
+    return _build(merged, "run")
+
+
+def _build(merged: Merged, name: str) -> Experiment:
+    if merged.values.get("name") is None:
+        merged.values["name"] = name
+    problems = _Problems(merged)
+    main = _Draft(merged.values, problems, ())
+    others = _baselines(merged, problems)
+    problems.stop_if_any()
+    for draft in (main, *others.values()):
+        draft.load()
+    problems.stop_if_any()
+    return main.experiment({label: draft.experiment({}) for label, draft in others.items()})
+
+
+def _baselines(merged: Merged, problems: _Problems) -> dict[str, _Draft]:
+    overlays = merged.values.get("baselines") or {}
+    if not isinstance(overlays, Mapping):
+        problems.add(
+            ("baselines",), f"expected a mapping of labels to configs, given {overlays!r}."
+        )
+        return {}
+    drafts = {}
+    for label, overlay in overlays.items():
+        key = ("baselines", str(label))
+        if overlay is None:  # removed
+            continue
+        if not isinstance(overlay, Mapping):
+            problems.add(key, f"expected a config to merge over this one, given {overlay!r}.")
+        elif "baselines" in overlay:
+            problems.add((*key, "baselines"), "a baseline cannot have baselines of its own.")
+        else:
+            drafts[str(label)] = _Draft(merged.baseline(label), problems, key)
+    return drafts
+
+
+class _Problems:
+    """What is wrong, each once and with where it was stated.
+
+    What baselines share with the main config is looked up and checked once.
+    """
+
+    def __init__(self, merged: Merged) -> None:
+        self._merged = merged
+        self._found: dict[tuple[Key, str], str] = {}
+        self.find = cache(_find)
+        self._checked: dict[tuple[type[Any], str], tuple[dict[str, Any], list[Problem]]] = {}
+
+    def check(
+        self, cls: type[Any], owner: str, stated: Mapping[str, Any], given: Collection[str]
+    ) -> tuple[dict[str, Any], list[Problem]]:
+        """As :func:`check_arguments`."""
+        same = (cls, repr(stated))
+        if same not in self._checked:
+            self._checked[same] = check_arguments(cls, owner, stated, given)
+        return self._checked[same]
+
+    def add(self, key: Key, text: str, prefix: Key = ()) -> None:
+        """Note a problem; one that a baseline merely inherits is not repeated."""
+        if (key, text) in self._found:
+            return
+        source = self._merged.source(key, prefix)
+        where = f"{source}: {'.'.join(prefix + key)}" if source else ".".join(prefix + key)
+        self._found[key, text] = f"{where}: {text}"
+
+    def stop_if_any(self) -> None:
+        messages = list(self._found.values())
+        if len(messages) == 1:
+            raise ConfigError(messages[0])
+        if messages:
+            numbered = [f"\n  {i}. {message}" for i, message in enumerate(messages, 1)]
+            raise ConfigError(f"The config has {len(messages)} problems:{''.join(numbered)}")
+
+    def is_default(self, key: Key, prefix: Key) -> bool:
+        """Whether nobody stated ``key``."""
+        return not self._merged.stated(key, prefix)
+
+
+def _known(kind: Kind) -> str:
+    try:
+        return f"Known: {', '.join(sorted(registry.entries(kind)))}."
+    except FusionkitError as error:
+        return str(error)
+
+
+def _find(kind: Kind, name: str) -> str | None:
+    """What is wrong with a name, if anything."""
+    try:
+        registry.find(kind, name)
+    except FusionkitError as error:
+        return str(error)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A component whose name is known and whose arguments are not checked yet."""
+
+    kind: Kind
+    name: str
+    args: Mapping[str, Any]
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """A complement on its way."""
+
+    encoder: _Node
+    transfer: _Node
+    field: str | None
+
+
+class _Draft:
+    """One config on its way to an experiment; names are resolved on construction."""
+
+    def __init__(self, values: Mapping[str, Any], problems: _Problems, prefix: Key) -> None:
+        self._values = values
+        self._problems = problems
+        self._prefix = prefix
+        for key in map(str, values):
+            if key not in _KEYS:
+                self._problem(
+                    (key,), f"unknown key.{suggest(key, _KEYS)} The keys are {', '.join(_KEYS)}."
+                )
+        self._keys = self._scalars()
+        self._sections = {key: self._section(key) for key in SECTIONS}
+        found = {key: self._node((key,), COMPONENTS[key], values.get(key)) for key in _REQUIRED}
+        self._nodes = {key: node for key, node in found.items() if node}
+        roles = [self._first_complement(), *self._more_complements()]
+        self._roles = [role for role in roles if role]
+
+    def load(self) -> None:
+        """Import every class and check its arguments."""
+        self._parts: dict[str, Any] = {
+            key: self._component(node) for key, node in self._nodes.items()
+        }
+        self._complements = [
+            ComplementConfig(
+                self._component(role.encoder), self._component(role.transfer), role.field
+            )
+            for role in self._roles
+        ]
+        for role in self._roles:
+            self._check_layers(role)
+
+    def experiment(self, baselines: Mapping[str, Experiment]) -> Experiment:
+        """What was checked; call it only when there were no problems."""
+        made = Experiment(
+            name=self._keys.name,
+            output=self._keys.output,
+            seed=self._keys.seed,
+            main_field=self._keys.main_field,
+            complements=tuple(self._complements),
+            baselines=baselines,
+            resolved={},
+            **self._parts,
+            **self._sections,
+        )
+        return replace(made, resolved=resolve(made))
+
+    def _problem(self, key: Key, text: str) -> None:
+        self._problems.add(key, text, self._prefix)
+
+    def _scalars(self) -> Any:
+        stated = {key: self._values[key] for key in _SCALARS if key in self._values}
+        return self._made((), ConfigKeys, "the config", stated, set(_KEYS) - set(_SCALARS))
+
+    def _section(self, key: str) -> Any:
+        stated = self._values.get(key, {})
+        if isinstance(stated, Mapping):
+            return self._made((key,), SECTIONS[key], key, stated)
+        self._problem((key,), f"expected a mapping of its keys, given {stated!r}.")
+        return None
+
+    def _made(
+        self,
+        key: Key,
+        cls: type[Any],
+        owner: str,
+        stated: Mapping[str, Any],
+        given: Collection[str] = (),
+    ) -> Any:
+        values = self._checked(key, cls, owner, stated, given)
+        try:
+            return None if values is None else cls(**values)
+        except ConfigError as error:
+            self._problem(key or ("seed",), str(error))
+            return None
+
+    def _checked(
+        self,
+        key: Key,
+        cls: type[Any],
+        owner: str,
+        stated: Mapping[str, Any],
+        given: Collection[str],
+    ) -> dict[str, Any] | None:
+        values, wrong = self._problems.check(cls, owner, stated, given)
+        for name, text in wrong:
+            self._problem((*key, name) if name else key, text)
+        return None if wrong else values
+
+    def _node(self, key: Key, kind: Kind, stated: Any) -> _Node | None:
+        """The component at ``key`` if its name is known; else its problem is noted."""
+        if not isinstance(stated, Mapping) or not isinstance(stated.get("name"), str):
+            given = "" if stated is None else f", given {stated!r}"
+            wrong = f"give a name, or a mapping with `name`{given}. {_known(kind)}"
+        else:
+            wrong = self._problems.find(kind, stated["name"])
+        if wrong:
+            self._problem(key, wrong)
+            return None
+        return _Node(kind, stated["name"], {k: v for k, v in stated.items() if k != "name"}, key)
+
+    def _first_complement(self) -> _Role | None:
+        values = self._values
+        if values.get("complement") is None:
+            return None
+        encoder = self._node(("complement",), "complement_encoder", values["complement"])
+        transfer = self._node(("complement_transfer",), "transfer", values["complement_transfer"])
+        field = values.get("complement_field")
+        return _Role(encoder, transfer, field) if encoder and transfer else None
+
+    def _more_complements(self) -> list[_Role | None]:
+        items = self._values.get("more_complements") or []
+        if isinstance(items, list):
+            return [self._item(("more_complements", str(i)), item) for i, item in enumerate(items)]
+        self._problem(("more_complements",), f"expected a list of {_ITEM}, given {items!r}.")
+        return []
+
+    def _item(self, key: Key, item: Any) -> _Role | None:
+        if not isinstance(item, Mapping):
+            self._problem(key, f"expected {_ITEM}, given {item!r}.")
+            return None
+        for name in map(str, item):
+            if name not in _ITEM_KEYS:
+                self._problem(
+                    (*key, name), f"unknown key.{suggest(name, _ITEM_KEYS)} Keys: {_ITEM}."
+                )
+        field = item.get("field")
+        if not isinstance(field, str | None):
+            self._problem((*key, "field"), f"expected str or null, given {field!r}.")
+        encoder = self._node((*key, "encoder"), "complement_encoder", item.get("encoder"))
+        stated = item.get("transfer") or {}
+        if isinstance(stated, Mapping):
+            stated = {"name": ConfigKeys().complement_transfer, **stated}
+        transfer = self._node((*key, "transfer"), "transfer", stated)
+        return _Role(encoder, transfer, field) if encoder and transfer else None
+
+    def _component(self, node: _Node) -> Component:
+        values = None
+        try:
+            cls = registry.load(node.kind, node.name)
+        except FusionkitError as error:
+            self._problem(node.key, str(error))
+        else:
+            values = self._checked(node.key, cls, node.name, node.args, GIVEN[node.kind])
+        return Component(node.kind, node.name, values or {})
+
+    def _check_layers(self, role: _Role) -> None:
+        """A transfer that prompts layers needs an encoder that has some."""
+        try:
+            transfer = registry.load("transfer", role.transfer.name)
+            encoder = registry.load("complement_encoder", role.encoder.name)
+        except FusionkitError:  # noted when the component was loaded
+            return
+        from fusionkit.encoders.base import MainEncoder  # imports torch
+
+        if getattr(transfer, "needs_layers", False) and not issubclass(encoder, MainEncoder):
+            key = role.transfer.key
+            default = " (the default)" if self._problems.is_default(key, self._prefix) else ""
+            self._problem(
+                key,
+                f"{role.transfer.name!r}{default} needs layers to prompt; "
+                f"{role.encoder.name!r} has none. Use frozen or fine_tune.",
+            )

@@ -1,0 +1,214 @@
+"""Samples into batches: each encoder's preprocessor runs in the data workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from fusionkit.config.schema import LoaderConfig
+from fusionkit.data.base import Sample, Task
+from fusionkit.encoders.base import Preprocessor
+from fusionkit.errors import ConfigError, DataError, FusionkitError, suggest
+
+Row = dict[str, Any]
+Batch = dict[str, Any]
+
+_SHOWN = 200  # characters of a value in a message
+
+
+@dataclass(frozen=True, slots=True)
+class RoleInput:
+    """What an encoder reads.
+
+    Attributes:
+        role: main, complement, complement_2, ...
+        field: Name of the field.
+        preprocessor: The encoder's own.
+    """
+
+    role: str
+    field: str
+    preprocessor: Preprocessor
+
+
+class FusionDataset(TorchDataset[Row]):
+    """Samples as rows ``{"inputs": {role: row}, "target": ..., "index": ...}``."""
+
+    def __init__(self, samples: Sequence[Sample], roles: Sequence[RoleInput]) -> None:
+        self.samples = samples
+        self.roles = tuple(roles)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Row:
+        sample = self.samples[index]
+        inputs = {role.role: _preprocess(sample, role) for role in self.roles}
+        return {"inputs": inputs, "target": sample.target, "index": index}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Row] | FusionkitError:
+        """The rows of a batch, or what went wrong: see :class:`Loader`."""
+        try:
+            return [self[index] for index in indices]
+        except FusionkitError as error:
+            return error
+
+
+@dataclass(frozen=True, slots=True)
+class Collate:
+    """Rows to ``{"inputs": {role: Inputs}, "target": Tensor | None, "index": (B,) long}``.
+
+    The target is (B,) long in single_label, (B, outputs) float of 0 and 1 in multi_label,
+    (B,) float in regression, None where it is not known.
+    """
+
+    roles: tuple[RoleInput, ...]
+    task: Task
+    outputs: int
+
+    def __call__(self, rows: Sequence[Row] | FusionkitError) -> Batch | FusionkitError:
+        if isinstance(rows, FusionkitError):
+            return rows
+        inputs = {
+            role.role: role.preprocessor.collate([row["inputs"][role.role] for row in rows])
+            for role in self.roles
+        }
+        target = self._target([row["target"] for row in rows])
+        return {
+            "inputs": inputs,
+            "target": target,
+            "index": torch.tensor([r["index"] for r in rows]),
+        }
+
+    def _target(self, targets: Sequence[Any]) -> Tensor | None:
+        if any(target is None for target in targets):
+            return None
+        if self.task == "single_label":
+            return torch.tensor(targets, dtype=torch.long)
+        if self.task == "regression":
+            return torch.tensor(targets, dtype=torch.float)
+        hot = torch.zeros(len(targets), self.outputs)
+        for row, classes in zip(hot, targets, strict=True):
+            row[list(classes)] = 1
+        return hot
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader that raises data errors as they are.
+
+    An exception that leaves a worker arrives with the worker's traceback as its message; so
+    errors come as values instead, and are raised here.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
+        for batch in super().__iter__():
+            if isinstance(batch, FusionkitError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    samples: Sequence[Sample],
+    roles: Sequence[RoleInput],
+    task: Task,
+    outputs: int,
+    config: LoaderConfig,
+    train: bool,
+    seed: int,
+) -> Loader:
+    """Batches of samples.
+
+    Args:
+        samples: One split of a data set.
+        roles: What each encoder reads.
+        task: The data set's.
+        outputs: The data set's number of classes.
+        config: Batch sizes and workers.
+        train: Whether to shuffle, anew in each epoch, and to use ``batch_size``.
+        seed: Of the order and of augmentation in workers.
+
+    Raises:
+        DataError: Nothing to train on; or, while iterating, a value that cannot be read.
+    """
+    if train and not len(samples):
+        raise DataError("The training split is empty. Check the data set's files and splits.")
+    size = config.batch_size if train else config.eval_batch_size or config.batch_size
+    workers = min(8, _cores()) if config.workers is None else config.workers
+    return Loader(
+        FusionDataset(samples, roles),
+        batch_size=size,
+        shuffle=train,
+        num_workers=workers,
+        collate_fn=Collate(tuple(roles), task, outputs),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),
+        persistent_workers=workers > 0,
+    )
+
+
+def pick_field(fields: Mapping[str, str], modality: str, asked: str | None, who: str) -> str:
+    """The field that an encoder reads.
+
+    Args:
+        fields: The data set's: modality by name.
+        modality: The encoder's.
+        asked: The field that the config names; None for the only one of this modality.
+        who: Role and name, for messages: ``"complement 'bow'"``.
+
+    Raises:
+        ConfigError: No such field, one of another modality, or none or several to pick from.
+    """
+    setting = f"{who.partition(' ')[0]}_field"
+    fitting = [name for name, kind in fields.items() if kind == modality]
+    listed = f"{modality} fields: {', '.join(fitting) or 'none'}"
+    if asked is None:
+        if len(fitting) == 1:
+            return fitting[0]
+        everything = ", ".join(f"{name} ({kind})" for name, kind in fields.items())
+        if not fitting:
+            raise ConfigError(
+                f"{who} reads {modality}, but the data has no such field; fields: {everything}. "
+                f"Add a field of that modality, or take an encoder of another."
+            )
+        raise ConfigError(
+            f"{who} reads {modality}, of which there are several; {listed}. Set {setting}."
+        )
+    if asked not in fields:
+        raise ConfigError(
+            f"{who}: there is no field {asked!r}.{suggest(asked, fields)} {listed}. Set {setting}."
+        )
+    if asked not in fitting:
+        raise ConfigError(
+            f"{who} reads {modality}, but field {asked!r} is {fields[asked]}; {listed}. "
+            f"Set {setting}."
+        )
+    return asked
+
+
+def _preprocess(sample: Sample, role: RoleInput) -> Any:
+    value = sample.fields[role.field]
+    try:
+        return role.preprocessor(value)
+    except Exception as error:
+        if isinstance(error, FusionkitError) and not isinstance(error, DataError):
+            raise  # a missing library, for one, is not the row's fault
+        shown = repr(value)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        raise DataError(
+            f"{sample.origin}: field {role.field!r} ({shown}) cannot be read: "
+            f"{type(error).__name__}: {error}. Repair what it holds or remove the row."
+        ) from error
+
+
+def _cores() -> int:
+    """Cores that this process may use, fewer than the machine's in a container or a job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,73 @@
+"""Dividing rows into splits that have the same mix of labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusionkit.data.base import Task
+
+Indices = NDArray[np.int64]
+
+
+def stratified_split(
+    labels: Sequence[int] | NDArray[Any], shares: Sequence[float], seed: int
+) -> list[Indices]:
+    """Divide rows so that each part has the labels in about the same proportions.
+
+    Not scikit-learn's splitter: that one refuses labels with a single row, and parts with fewer
+    rows than there are labels.
+
+    Args:
+        labels: (N,) stratum of each row.
+        shares: Share of each part, summing to 1. Parts get their share of all rows up to
+            rounding, at least one row where there are enough, and of each label up to one row.
+            Every label has a row in the first part, so that none is met there for the first
+            time in another.
+        seed: The same rows in the same order with the same seed are divided the same.
+
+    Returns:
+        One sorted array of row numbers per part; together each row once.
+    """
+    rng = np.random.default_rng(seed)
+    of_row = np.asarray(labels)
+    order = rng.permutation(len(of_row))
+    order = order[np.argsort(of_row[order], kind="stable")]  # random within a label
+
+    part = np.zeros(len(of_row), dtype=np.int64)
+    some = int(len(of_row) >= len(shares))
+    counts = [max(round(share * len(of_row)), some if share > 0 else 0) for share in shares[1:]]
+    rest = order[_spaced(len(order), min(sum(counts), len(order)), rng)]
+    for number, count in enumerate(counts, start=1):
+        chosen = _spaced(len(rest), min(count, len(rest)), rng)
+        part[rest[chosen]] = number
+        rest = np.delete(rest, chosen)
+    for stratum in np.setdiff1d(of_row, of_row[part == 0]):
+        part[order[of_row[order] == stratum][0]] = 0
+    return [np.flatnonzero(part == number) for number in range(len(shares))]
+
+
+def strata(labels: Sequence[Any], task: Task, bins: int = 10) -> NDArray[np.int64]:
+    """(N,) stratum of each row: its class, its rarest class, or its quantile.
+
+    Args:
+        labels: A class name, a tuple of class names or a number per row.
+        task: Which of these.
+        bins: Quantiles of a regression target.
+    """
+    if task == "regression":
+        rank = np.argsort(np.argsort(np.asarray(labels), kind="stable"), kind="stable")
+        return np.asarray(rank * bins // max(len(labels), 1), dtype=np.int64)
+    if task == "multi_label":
+        counts = Counter(name for names in labels for name in names)
+        labels = [min(names, key=lambda name: (counts[name], name), default="") for names in labels]
+    return np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def _spaced(rows: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` of ``rows`` positions at even distances from a random start."""
+    return np.floor((np.arange(count) + rng.random()) * rows / max(count, 1)).astype(np.int64)

@@ -1,0 +1,240 @@
+"""Bidirectional text encoders of transformers: BERT and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+)
+
+from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
+from fusionkit.encoders.transformers_weights import build, own_config, read_config
+from fusionkit.encoders.weights import locate
+from fusionkit.errors import ConfigError, EncoderError, suggest
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a family keeps its parts, as dotted paths.
+
+    Attributes:
+        layers: The list of layers, in the model.
+        project: What widens the embeddings, in the model; may be absent.
+        prompt_norm: The norm before the attention, in a layer; "" for post-norm layers.
+        final_norm: The norm after the last layer, in the model; "" for none.
+    """
+
+    layers: str = "encoder.layer"
+    project: str = ""
+    prompt_norm: str = ""
+    final_norm: str = ""
+
+
+# By transformers' model_type; each is compared with upstream's own forward in the tests.
+LAYOUTS: Mapping[str, _Layout] = {
+    "albert": _Layout("encoder.albert_layer_groups", project="encoder.embedding_hidden_mapping_in"),
+    "bert": _Layout(),
+    "camembert": _Layout(),
+    "data2vec-text": _Layout(),
+    "distilbert": _Layout("transformer.layer"),
+    "electra": _Layout(project="embeddings_project"),
+    "ernie": _Layout(),
+    "modernbert": _Layout("layers", prompt_norm="attn_norm", final_norm="final_norm"),
+    "roberta": _Layout(),
+    "roberta-prelayernorm": _Layout(prompt_norm="attention.LayerNorm", final_norm="LayerNorm"),
+    "xlm-roberta": _Layout(),
+    "xlm-roberta-xl": _Layout(
+        prompt_norm="attention.self_attn_layer_norm", final_norm="encoder.LayerNorm"
+    ),
+}
+
+_REFUSED = {
+    "deberta": "its attention scores depend on relative positions, which prompts do not have",
+    "deberta-v2": "its attention scores depend on relative positions, which prompts do not have",
+    "mpnet": "its attention adds a bias for the relative position of every pair of tokens",
+    "gpt2": "it reads from left to right; use the encoder 'gpt2'",
+}
+
+
+class Bert(MainEncoder):
+    """Any bidirectional text encoder in :data:`LAYOUTS`, prompted in its keys and values.
+
+    Without prompts the tokens equal upstream's ``last_hidden_state``. The pooler of upstream is
+    not built. In ModernBERT, which rotates keys by their position, prompts stay unrotated and
+    are visible through every local window.
+    """
+
+    modality: ClassVar[Modality] = "text"
+
+    backbone: Any  # a PreTrainedModel: its parts differ from family to family
+
+    def __init__(
+        self,
+        model: str | None = None,
+        weights: str = "pretrained",
+        tokenizer: str | None = None,
+        max_length: int | None = None,
+        pooling: Literal["first", "mean"] = "first",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        """Build the encoder.
+
+        Args:
+            model: Hub name, local folder, or ``fusionkit/NAME``.
+            weights: ``pretrained`` (those of ``model``), ``random``, or a local file or folder.
+            tokenizer: Hub name or local folder; that of ``model`` if not given.
+            max_length: Longer texts are cut; by default at the least of what the tokenizer
+                states, what the model has positions for, and 512.
+            pooling: ``first`` token, or the ``mean`` of the real tokens.
+            config: A net of one's own instead of ``model``: a transformers config with
+                ``model_type``; its weights are ``random`` or a path.
+
+        Raises:
+            ConfigError: Not exactly one of ``model`` and ``config``, or a family that cannot be
+                prompted.
+            WeightsError: The weights were not found or do not fit.
+        """
+        super().__init__()
+        if (model is None) == (config is None):
+            raise ConfigError("Give either `model` (a name or a folder) or `config` (a net's own).")
+        if config is not None and weights == "pretrained":
+            raise ConfigError(
+                "A net described by `config` has no pretrained weights of its own. "
+                "Set `weights: random` or `weights: PATH`, or give `model` instead."
+            )
+        found = read_config(model, weights) if model else own_config(config or {})
+        self._layout = _layout_of(found)
+        self.backbone = build(found, weights, None if model is None else locate(model))
+        self.pooling = pooling
+        self.max_length = max_length
+        self._tokenizer = tokenizer or model
+        if max_length is not None and max_length > self.positions:
+            raise ConfigError(
+                f"max_length {max_length} is more than the {self.positions} positions of "
+                f"{model or found.model_type!r}."
+            )
+
+    @property
+    def out_dim(self) -> int:
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        return (self.out_dim,) * len(self.layers)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers in the order they run; ALBERT's shared ones once for each use."""
+        layers = list(self.backbone.get_submodule(self._layout.layers).children())
+        config = self.backbone.config
+        if config.model_type != "albert":
+            return layers
+        uses = range(config.num_hidden_layers)
+        groups = [layers[use * len(layers) // config.num_hidden_layers] for use in uses]
+        return [layer for group in groups for layer in group.albert_layers]
+
+    @property
+    def positions(self) -> int:
+        """How many tokens a text may have."""
+        table = getattr(self.backbone.embeddings, "position_embeddings", None)
+        if table is None:  # rotary
+            return int(self.backbone.config.max_position_embeddings)
+        # RoBERTa and kin count positions from behind that of padding.
+        skipped = 0 if table.padding_idx is None else table.padding_idx + 1
+        return int(table.num_embeddings - skipped)
+
+    def embed(self, inputs: Inputs) -> TokenState:
+        ids, keep = tokens_of(inputs, "Bert")
+        if ids.shape[1] > self.positions:
+            raise EncoderError(
+                f"Texts of {ids.shape[1]} tokens, but the model has {self.positions} positions; "
+                f"use this encoder's preprocessor, which cuts them."
+            )
+        tokens = self.backbone.embeddings(input_ids=ids)
+        if self._layout.project:
+            tokens = _part(self.backbone, self._layout.project)(tokens)
+        return TokenState(tokens, keep, cache=self._layer_arguments(tokens, keep))
+
+    def _layer_arguments(self, tokens: Tensor, keep: Tensor) -> dict[str, dict[str, Any]]:
+        """What layers are called with beside their tokens, by their attention type."""
+        config = self.backbone.config
+        mask = {"config": config, "inputs_embeds": tokens, "attention_mask": keep}
+        if config.model_type != "modernbert":
+            return {"full_attention": {"attention_mask": create_bidirectional_mask(**mask)}}
+        makers = {
+            "full_attention": create_bidirectional_mask,
+            "sliding_attention": create_bidirectional_sliding_window_mask,
+        }
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        return {
+            kind: {
+                "attention_mask": makers[kind](**mask),
+                "position_embeddings": self.backbone.rotary_emb(tokens, positions, kind),
+            }
+            for kind in sorted(set(config.layer_types))
+        }
+
+    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+        block = self.layers[layer]
+        arguments = dict(state.cache[getattr(block, "attention_type", "full_attention")])
+        if prompts is not None:
+            if self._layout.prompt_norm:
+                prompts = block.get_submodule(self._layout.prompt_norm)(prompts)
+            arguments["prompts"] = prompts
+        return state.with_tokens(block(state.tokens, **arguments))
+
+    def readout(self, state: TokenState) -> Features:
+        tokens, keep = state.tokens, state.keep
+        assert keep is not None
+        if self._layout.final_norm:
+            tokens = self.backbone.get_submodule(self._layout.final_norm)(tokens)
+        pooled = tokens[:, 0] if self.pooling == "first" else masked_mean(tokens, keep)
+        return Features(pooled, tokens, keep)
+
+    def preprocessor(self, train: bool) -> TextPreprocessor:
+        if self._tokenizer is None:
+            raise ConfigError("A net described by `config` needs `tokenizer: PATH` to read texts.")
+        vocab_size = self.backbone.get_input_embeddings().num_embeddings
+        return make_preprocessor(self._tokenizer, self.max_length, vocab_size, self.positions)
+
+
+def masked_mean(tokens: Tensor, keep: Tensor) -> Tensor:
+    """Mean over the real tokens, zeros where there is none.
+
+    Args:
+        tokens: (B, L, C).
+        keep: (B, L) bool, True = real token.
+
+    Returns:
+        (B, C).
+    """
+    weights = keep.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _part(module: nn.Module, path: str) -> nn.Module:
+    """A submodule, or the identity where a model of the family does without."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return nn.Identity()
+
+
+def _layout_of(config: Any) -> _Layout:
+    kind = config.model_type
+    if kind not in LAYOUTS:
+        reason = _REFUSED.get(kind, "its attention is not known to take prompts")
+        raise ConfigError(
+            f"A {kind!r} model cannot be prompted here: {reason}.{suggest(kind, LAYOUTS)} "
+            f"Families that work: {', '.join(LAYOUTS)}."
+        )
+    if getattr(config, "is_decoder", False):
+        raise ConfigError(f"This {kind!r} config has is_decoder: true; an encoder sees both sides.")
+    return LAYOUTS[kind]

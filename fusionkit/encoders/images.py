@@ -1,0 +1,193 @@
+"""Image preprocessing: files, PIL images and arrays to normalised pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from timm.data import create_transform, resolve_model_data_config
+from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
+from torchvision.transforms import v2
+
+from fusionkit.encoders.base import Inputs
+from fusionkit.errors import ConfigError, DataError, EncoderError
+
+Augment = Literal["none", "crop", "randaugment"]
+
+
+class ImagePreprocessor:
+    """A path, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
+
+    Arrays (numpy or torch) are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255,
+    unsigned 16 bits, or floats in 0..1. Transparency is put on white, EXIF rotation is applied, an
+    animation gives its first frame.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: int = 3,
+        interpolation: str = "bicubic",
+        crop_pct: float = 1.0,
+        crop_mode: str = "center",
+        augment: Augment = "none",
+    ) -> None:
+        """Set up the transform.
+
+        Args:
+            size: (H, W) of the result.
+            mean: Mean of each channel, for pixels in 0..1.
+            std: Standard deviation of each channel.
+            channels: 3 for RGB, 1 for grey; other statistics than this many are averaged.
+            interpolation: As timm names it: ``bicubic``, ``bilinear``, ...
+            crop_pct: Share of the resized image that the centre crop keeps.
+            crop_mode: timm's: ``center``, ``squash`` or ``border``.
+            augment: ``none``: resize and centre crop. ``crop``: random crop and horizontal flip.
+                ``randaugment``: random crop and RandAugment in its default setting.
+        """
+        if channels not in (1, 3):
+            raise ConfigError(f"Images have 1 or 3 channels, the encoder is built for {channels}.")
+        if len(mean) != channels:
+            mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
+        self.mode = "RGB" if channels == 3 else "L"
+        self.transform: Any
+        if augment == "none":
+            self.transform = create_transform(
+                (channels, *size),
+                interpolation=interpolation,
+                mean=tuple(mean),
+                std=tuple(std),
+                crop_pct=crop_pct,
+                crop_mode=crop_mode,
+            )
+            return
+        crop = v2.RandomResizedCrop(size, interpolation=str_to_interp_mode(interpolation))
+        change = v2.RandomHorizontalFlip() if augment == "crop" else v2.RandAugment()
+        to_float = v2.ToDtype(torch.float32, scale=True)
+        self.transform = v2.Compose(
+            [crop, change, v2.PILToTensor(), to_float, v2.Normalize(list(mean), list(std))]
+        )
+
+    @classmethod
+    def of_backbone(
+        cls, backbone: Any, channels: int, size: tuple[int, int], augment: Augment
+    ) -> ImagePreprocessor:
+        """With the statistics, interpolation and crop that a timm model was trained with."""
+        config = resolve_model_data_config(backbone)
+        keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+        return cls(
+            size,
+            channels=channels,
+            augment=augment,
+            **{key: config[key] for key in keys},
+        )
+
+    def __call__(self, raw: Any) -> dict[str, Tensor]:
+        """One image to a row.
+
+        Raises:
+            DataError: The file is missing, truncated or no image, or the array is not one.
+        """
+        return {"pixels": self.transform(to_eight_bits(load_image(raw), self.mode))}
+
+    def collate(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Rows to ``{"pixels": (B, C, H, W)}``."""
+        return {"pixels": torch.stack([row["pixels"] for row in rows])}
+
+
+def load_image(raw: Any) -> Image.Image:
+    """A path, PIL image or array as a PIL image, turned as its EXIF tag says."""
+    if isinstance(raw, (str, Path)):
+        try:
+            with Image.open(raw) as file:
+                return ImageOps.exif_transpose(file)
+        # PIL raises these for missing, truncated, broken and far too large files.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"The image {raw} cannot be read: {error}") from error
+    if isinstance(raw, Image.Image):
+        return ImageOps.exif_transpose(raw)
+    if isinstance(raw, (np.ndarray, Tensor)):
+        return _from_array(np.asarray(raw))
+    raise DataError(
+        f"An image is a path, a PIL image or an array of shape (H, W) or (H, W, 3), given "
+        f"{type(raw).__name__}."
+    )
+
+
+def to_eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    """Any mode to ``RGB`` or ``L``; transparency on white."""
+    if image.mode == "F":
+        raise DataError("An image of floats has no known range; save it with 8 or 16 bits.")
+    if image.mode.startswith("I"):  # PIL would clip 16 bits to white instead of scaling them
+        deep = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((deep.clip(0, 65535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise DataError(
+            f"An image array has shape (H, W) or (H, W, 3), channels last, given {array.shape}."
+        )
+    if array.dtype == np.uint16:
+        return Image.fromarray((array // 257).astype(np.uint8))
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    top = 1 if array.dtype.kind == "f" else 255
+    if array.size == 0 or not (array.min() >= 0 and array.max() <= top):
+        raise DataError(
+            f"An image array of {array.dtype} holds values in 0..{top}, given "
+            f"{array.min() if array.size else 'none'}..{array.max() if array.size else 'none'}."
+        )
+    return Image.fromarray((array * 255 if top == 1 else array).round().astype(np.uint8))
+
+
+def pixels_of(
+    inputs: Inputs,
+    encoder: str,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    multiple: tuple[int, int] = (1, 1),
+) -> Tensor:
+    """``inputs["pixels"]``, (B, C, H, W), if it fits the encoder.
+
+    Args:
+        inputs: What :class:`ImagePreprocessor` collated.
+        encoder: Named in the message.
+        channels: C.
+        size: (H, W), or None where other sizes will do.
+        multiple: What H and W must be multiples of where ``size`` is None.
+
+    Raises:
+        EncoderError: The key is missing or the shape is another one.
+    """
+    if "pixels" not in inputs:
+        raise EncoderError(
+            f"{encoder} takes inputs['pixels'], given {sorted(inputs)}; collate them with its "
+            f"preprocessor()."
+        )
+    pixels = inputs["pixels"]
+    fits = pixels.ndim == 4 and pixels.shape[1] == channels
+    if fits and size is not None:
+        fits = tuple(pixels.shape[2:]) == tuple(size)
+    elif fits:
+        fits = pixels.shape[2] % multiple[0] == 0 and pixels.shape[3] % multiple[1] == 0
+    if not fits:
+        height, width = size or (f"{step} * n" if step > 1 else "n" for step in multiple)
+        raise EncoderError(
+            f"{encoder} takes pixels of shape (B, {channels}, {height}, {width}), given "
+            f"{tuple(pixels.shape)}; preprocess with its preprocessor() or set `image_size`."
+        )
+    return pixels

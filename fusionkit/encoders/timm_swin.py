@@ -1,0 +1,167 @@
+"""Swin Transformers of timm as main encoder."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from timm.models.swin_transformer import SwinTransformer, window_partition, window_reverse
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusionkit.encoders.attention import split_heads, widen_mask
+from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.images import Augment, ImagePreprocessor
+from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
+
+
+class TimmSwin(MainEncoder):
+    """A ``SwinTransformer`` of timm; a layer is a block, and its tokens are (B, H, W, D_i).
+
+    Prompts are extra keys and values, made once per image and shared by all of its windows, with
+    zero relative position bias and never masked.
+    """
+
+    modality: ClassVar[Modality] = "image"
+    backbone: SwinTransformer
+
+    def __init__(
+        self,
+        model: str,
+        weights: str = "pretrained",
+        image_size: int | None = None,
+        augment: Augment = "none",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            model: A name of timm (``swin_base_patch4_window7_224``), ``hf-hub:OWNER/NAME``,
+                a folder in timm's layout, or ``fusionkit/NAME``.
+            weights: ``pretrained``, ``random``, or a local file or folder.
+            image_size: Side of the input; None for the model's own.
+            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            options: Further keyword arguments of ``timm.create_model``.
+        """
+        super().__init__()
+        self.backbone = build_backbone("timm_swin", model, weights, options, image_size)
+        self.channels = channels_of(self.backbone, options)
+        self.augment: Augment = augment
+        self._places = tuple(
+            (stage, index)
+            for stage, blocks in enumerate(self.backbone.layers)
+            for index in range(len(blocks.blocks))
+        )
+
+    @property
+    def out_dim(self) -> int:
+        return int(self.backbone.num_features)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        stages = self.backbone.layers
+        return tuple(int(stages[stage].blocks[index].dim) for stage, index in self._places)
+
+    def embed(self, inputs: Inputs) -> TokenState:
+        backbone = self.backbone
+        x = backbone.patch_embed(pixels_to_embed(backbone, inputs, "TimmSwin", self.channels))
+        return TokenState(backbone.layers[0].downsample(x))
+
+    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+        stage, index = self._places[layer]
+        stages = self.backbone.layers
+        block = stages[stage].blocks[index]
+        if prompts is None or prompts.shape[1] == 0:
+            x = block(state.tokens)
+        else:
+            x = run_prompted(block, state.tokens, prompts)
+        # timm downsamples at the start of a stage. Done here instead, so that a layer's state is
+        # what its block gets, and the first block of a stage takes prompts of its own width.
+        if index + 1 == len(stages[stage].blocks) and stage + 1 < len(stages):
+            x = stages[stage + 1].downsample(x)
+        return state.with_tokens(x)
+
+    def readout(self, state: TokenState) -> Features:
+        tokens = self.backbone.norm(state.tokens)
+        pooled = self.backbone.forward_head(tokens, pre_logits=True)
+        return Features(pooled, tokens.flatten(1, 2))
+
+    def preprocessor(self, train: bool) -> ImagePreprocessor:
+        augment: Augment = self.augment if train else "none"
+        size = tuple(self.backbone.patch_embed.img_size)
+        return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
+
+
+def run_prompted(block: Any, x: Tensor, prompts: Tensor) -> Tensor:
+    """timm's ``SwinTransformerBlock`` with extra keys and values.
+
+    Args:
+        block: A ``timm.models.swin_transformer.SwinTransformerBlock``.
+        x: (B, H, W, D).
+        prompts: (B, n, D), not normed yet.
+
+    Returns:
+        (B, H, W, D), what concatenating the prompts to the tokens of every window gives.
+    """
+    x = x + block.drop_path1(_attend_shifted(block, block.norm1(x), block.norm1(prompts)))
+    rows = x.flatten(1, 2)
+    out: Tensor = rows + block.drop_path2(block.mlp(block.norm2(rows)))
+    return out.view(x.shape)
+
+
+def _attend_shifted(block: Any, x: Tensor, prompts: Tensor) -> Tensor:
+    """Shift, pad, cut into windows, attend, and back: timm's ``SwinTransformerBlock._attn``."""
+    _, height, width, channels = x.shape
+    rows, columns = block.window_size
+    down, right = block.shift_size
+    if down or right:
+        x = torch.roll(x, shifts=(-down, -right), dims=(1, 2))
+    x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+    mask = block.get_attn_mask(x) if block.dynamic_mask else block.attn_mask
+    windows = window_partition(x, block.window_size).view(-1, rows * columns, channels)
+    out = _attend(block.attn, windows, prompts, mask).view(-1, rows, columns, channels)
+    out = window_reverse(out, block.window_size, x.shape[1], x.shape[2])[:, :height, :width]
+    if down or right:
+        out = torch.roll(out, shifts=(down, right), dims=(1, 2))
+    return out.contiguous()
+
+
+def _attend(attn: Any, windows: Tensor, prompts: Tensor, mask: Tensor | None) -> Tensor:
+    """timm's ``WindowAttention`` with extra keys and values.
+
+    Args:
+        attn: The module.
+        windows: (B * W, N, D), the W windows of an image one after the other.
+        prompts: (B, n, D).
+        mask: (W, N, N) additive, or None.
+
+    Returns:
+        (B * W, N, D).
+    """
+    heads, count = attn.num_heads, len(windows) // len(prompts)
+    q, k, v = (
+        split_heads(rows, rows.shape[-1] // heads) for rows in attn.qkv(windows).chunk(3, -1)
+    )
+    _, k_prompts, v_prompts = attn.qkv(prompts).chunk(3, -1)
+    k = torch.cat([_share(k_prompts, heads, count), k], dim=2)
+    v = torch.cat([_share(v_prompts, heads, count), v], dim=2)
+    bias: Any = attn._get_rel_pos_bias()  # (1, heads, N, N)
+    if mask is not None:
+        bias = bias + mask.unsqueeze(1)  # (W, heads, N, N)
+    bias = widen_mask(bias, prompts.shape[1])
+    if attn.fused_attn:
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        bias = bias if mask is None else bias.repeat(len(prompts), 1, 1, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    else:
+        scores = (q * attn.scale) @ k.transpose(-2, -1)
+        scores = (scores.unflatten(0, (-1, count)) + bias).flatten(0, 1)
+        out = attn.attn_drop(attn.softmax(scores)) @ v
+    projected: Tensor = attn.proj_drop(attn.proj(out.transpose(1, 2).flatten(2)))
+    return projected
+
+
+def _share(rows: Tensor, heads: int, count: int) -> Tensor:
+    """(B, n, A) to (B * count, heads, n, A / heads): the same rows for all windows of an image."""
+    # Windows are ordered (B, W): tiling the batch instead would hand an image its neighbour's rows.
+    return split_heads(rows, rows.shape[-1] // heads).repeat_interleave(count, dim=0)

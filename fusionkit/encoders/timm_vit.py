@@ -1,0 +1,130 @@
+"""Vision Transformers of timm, DeiT and registers included, as main encoder."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusionkit.encoders.attention import run_concatenated
+from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.images import Augment, ImagePreprocessor
+from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
+
+
+class TimmViT(MainEncoder):
+    """A ``VisionTransformer`` of timm: ViT, DeiT (distilled too), DINOv2, CLIP and SigLIP towers.
+
+    Prompts are extra keys and values in timm's plain blocks; other blocks (parallel, post-norm,
+    differential attention) get them by concatenation.
+    """
+
+    modality: ClassVar[Modality] = "image"
+    backbone: VisionTransformer
+
+    def __init__(
+        self,
+        model: str,
+        weights: str = "pretrained",
+        image_size: int | None = None,
+        augment: Augment = "none",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            model: A name of timm (``deit_tiny_patch16_224``), ``hf-hub:OWNER/NAME``, a folder in
+                timm's layout, or ``fusionkit/NAME``.
+            weights: ``pretrained``, ``random``, or a local file or folder.
+            image_size: Side of the input; position embeddings are resized. None for the model's.
+            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            options: Further keyword arguments of ``timm.create_model``.
+        """
+        super().__init__()
+        self.backbone = build_backbone("timm_vit", model, weights, options, image_size)
+        self.channels = channels_of(self.backbone, options)
+        self.augment: Augment = augment
+
+    @property
+    def out_dim(self) -> int:
+        return int(self.backbone.num_features)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        return (int(self.backbone.embed_dim),) * len(self.backbone.blocks)
+
+    @property
+    def prefix(self) -> int:
+        """Number of class, distillation and register tokens in front."""
+        return int(self.backbone.num_prefix_tokens)
+
+    def embed(self, inputs: Inputs) -> TokenState:
+        backbone = self.backbone
+        x = backbone.patch_embed(pixels_to_embed(backbone, inputs, "TimmViT", self.channels))
+        x = backbone.patch_drop(backbone._pos_embed(x))
+        return TokenState(backbone.norm_pre(x))
+
+    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+        block = self.backbone.blocks[layer]
+        if prompts is None or prompts.shape[1] == 0:
+            return state.with_tokens(block(state.tokens))
+        if _is_plain(block):
+            return state.with_tokens(run_prompted(block, state.tokens, prompts))
+        return state.with_tokens(run_concatenated(block, state.tokens, prompts, self.prefix))
+
+    def readout(self, state: TokenState) -> Features:
+        tokens = self.backbone.norm(state.tokens)
+        return Features(self.backbone.forward_head(tokens, pre_logits=True), tokens)
+
+    def preprocessor(self, train: bool) -> ImagePreprocessor:
+        augment: Augment = self.augment if train else "none"
+        size = tuple(self.backbone.patch_embed.img_size)
+        return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether a block computes what :func:`run_prompted` does."""
+    # Compares the methods, not the classes: FSDP2 gives a wrapped module a subclass.
+    attention: Any = getattr(block, "attn", None)
+    return type(block).forward is Block.forward and type(attention).forward is Attention.forward
+
+
+def run_prompted(block: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
+    """timm's pre-norm ``Block`` with extra keys and values.
+
+    Args:
+        block: A ``timm.models.vision_transformer.Block``.
+        tokens: (B, L, D).
+        prompts: (B, n, D), not normed yet.
+
+    Returns:
+        (B, L, D), what ``block`` gives at the tokens when the prompts are concatenated.
+    """
+    n = prompts.shape[1]
+    rows = block.norm1(torch.cat([prompts, tokens], dim=1))
+    tokens = tokens + block.drop_path1(block.ls1(_attend(block.attn, rows, n)))
+    out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return out
+
+
+def _attend(attn: Any, rows: Tensor, n: int) -> Tensor:
+    """timm's ``Attention`` on (B, n + L, D), for the queries after the first ``n`` rows."""
+    # One call of the module, so that a wrapped qkv (LoRA) holds for the prompts as well.
+    qkv = attn.qkv(rows).unflatten(-1, (3, attn.num_heads, attn.head_dim))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = attn.q_norm(q[:, :, n:]), attn.k_norm(k)
+    if attn.fused_attn:
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    else:
+        scores = (q * attn.scale) @ k.transpose(-2, -1)
+        out = attn.attn_drop(scores.softmax(dim=-1)) @ v
+    out = attn.norm(out.transpose(1, 2).flatten(2))
+    gate = getattr(attn, "gate", None)  # absent in timm 1.0.20
+    if gate is not None:
+        out = out * gate(rows[:, n:]).sigmoid()
+    projected: Tensor = attn.proj_drop(attn.proj(out))
+    return projected

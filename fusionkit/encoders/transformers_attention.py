@@ -1,0 +1,81 @@
+"""Prompts as extra keys and values in the attention of transformers.
+
+Since version 5 the layers of transformers hand their keyword arguments down to the attention
+function that ``config._attn_implementation`` names, and the registry of those functions is open.
+A model built with ``attn_implementation=PROMPTED`` therefore takes ``layer(tokens, ...,
+prompts=rows)``, without hooks, subclasses or renamed parameters; without prompts it is
+upstream's own ``sdpa``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from fusionkit.encoders.attention import split_heads, widen_mask
+
+PROMPTED = "fusionkit_prompts"
+
+
+def prompted_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    prompts: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Upstream's ``sdpa`` with the prompts in front of the keys and values.
+
+    Args:
+        module: The attention module; its own projections make keys and values of the prompts.
+        query: (B, H, L, head_dim).
+        key: (B, H, S, head_dim).
+        value: (B, H, S, head_dim).
+        attention_mask: Broadcastable to (B, H, L, S), bool with True = visible, or additive
+            float; None if all is visible, or all up to the query for a causal module.
+        prompts: (B, n, D), already through the block's own first norm if it has one; or None.
+        **kwargs: What ``sdpa`` of transformers takes.
+
+    Returns:
+        (B, L, H, head_dim), and None in place of the attention weights.
+    """
+    if prompts is not None and prompts.shape[1] > 0:
+        if attention_mask is None and getattr(module, "is_causal", False):
+            # is_causal aligns the triangle with the first key, which is now a prompt.
+            shape = query.shape[-2], key.shape[-2]
+            triangle = torch.ones(shape, dtype=torch.bool, device=key.device)
+            attention_mask = triangle.tril(shape[1] - shape[0])
+        attention_mask = widen_mask(attention_mask, prompts.shape[1])
+        prompt_key, prompt_value = project_prompts(module, prompts)
+        key = torch.cat([split_heads(prompt_key, key.shape[-1]), key], dim=-2)
+        value = torch.cat([split_heads(prompt_value, value.shape[-1]), value], dim=-2)
+        kwargs["is_causal"] = False
+    out: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **kwargs
+    )
+    return out
+
+
+def project_prompts(module: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the prompts, (B, n, D) each, without position.
+
+    The projections are called as modules: what LoRA adds to them reaches the prompts too.
+    """
+    if hasattr(module, "key"):
+        return module.key(prompts), module.value(prompts)
+    if hasattr(module, "k_lin"):  # DistilBERT
+        return module.k_lin(prompts), module.v_lin(prompts)
+    fused = module.Wqkv if hasattr(module, "Wqkv") else module.c_attn  # ModernBERT, GPT-2
+    _, key, value = fused(prompts).chunk(3, dim=-1)
+    return key, value
+
+
+AttentionInterface.register(PROMPTED, prompted_attention)
+AttentionMaskInterface.register(PROMPTED, sdpa_mask)  # else no mask is made at all

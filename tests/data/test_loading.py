@@ -1,0 +1,171 @@
+import os
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from fusionkit.config.schema import LoaderConfig
+from fusionkit.data.base import Sample
+from fusionkit.data.loading import FusionDataset, RoleInput, make_loader, pick_field
+from fusionkit.errors import ConfigError, DataError, MissingExtraError
+
+
+class Pixels:
+    def __call__(self, raw):
+        with Image.open(raw) as image:
+            return float(image.convert("L").getpixel((0, 0)))
+
+    def collate(self, rows):
+        return {"pixels": torch.tensor(rows)}
+
+
+class Length:
+    def __call__(self, raw):
+        return len(raw)
+
+    def collate(self, rows):
+        return {"length": torch.tensor(rows)}
+
+
+class NeedsExtra(Length):
+    def __call__(self, raw):
+        raise MissingExtraError("This needs 'soundfile', which is not installed.")
+
+
+ROLES = (RoleInput("main", "image", Pixels()), RoleInput("complement", "text", Length()))
+
+
+def samples(tmp_path, count=5, target=lambda i: i % 3):
+    rows = []
+    for i in range(count):
+        path = tmp_path / f"{i}.png"
+        Image.new("L", (2, 2), i).save(path)
+        fields = {"image": str(path), "text": "x" * i}
+        rows.append(Sample(str(i), fields, target(i), f"t.csv, row {i + 1}"))
+    return rows
+
+
+def loader(rows, *, task="single_label", outputs=3, train=False, seed=0, roles=ROLES, **config):
+    config = LoaderConfig(**{"batch_size": 2, "workers": 0} | config)
+    return make_loader(rows, roles, task, outputs, config, train, seed)
+
+
+def test_rows_carry_inputs_target_and_index(tmp_path):
+    row = FusionDataset(samples(tmp_path), ROLES)[3]
+    assert row == {"inputs": {"main": 3.0, "complement": 3}, "target": 0, "index": 3}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_in_order(tmp_path, workers):
+    first, second, last = loader(samples(tmp_path), workers=workers)
+    assert second["inputs"]["main"]["pixels"].tolist() == [2, 3]
+    assert second["inputs"]["complement"]["length"].tolist() == [2, 3]
+    assert (first["target"].tolist(), first["target"].dtype) == ([0, 1], torch.long)
+    assert (last["index"].tolist(), last["index"].dtype) == ([4], torch.long)
+
+
+def test_targets_by_task(tmp_path):
+    rows = samples(tmp_path, 2, lambda i: [(), (0, 2)][i])
+    (batch,) = loader(rows, task="multi_label")
+    assert batch["target"].tolist() == [[0, 0, 0], [1, 0, 1]]
+    (batch,) = loader(samples(tmp_path, 2, float), task="regression", outputs=1)
+    assert (batch["target"].tolist(), batch["target"].dtype) == ([0, 1], torch.float)
+    (batch,) = loader(samples(tmp_path, 2, lambda i: None))
+    assert batch["target"] is None
+
+
+def test_training_order_is_seeded_and_changes_with_the_epoch(tmp_path):
+    rows = samples(tmp_path, 20)
+    orders = []
+    for seed in (1, 1, 2):
+        batches = loader(rows, train=True, seed=seed)
+        orders.append([[i for b in batches for i in b["index"].tolist()] for _ in range(2)])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][0] != orders[0][1]
+    assert all(sorted(epoch) == list(range(20)) for epoch in orders[0])
+
+
+def test_evaluation_has_its_own_batch_size(tmp_path):
+    rows = samples(tmp_path)
+    assert [len(loader(rows, train=t, eval_batch_size=5)) for t in (True, False)] == [3, 1]
+
+
+def test_workers_default_to_the_cores_of_this_process(tmp_path):
+    expected = min(8, len(os.sched_getaffinity(0)))
+    assert loader(samples(tmp_path), workers=None).num_workers == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_value_is_reported_with_its_row(tmp_path, workers):
+    rows = samples(tmp_path)
+    path = rows[3].fields["image"]
+    with open(path, "w") as file:
+        file.write("no image")
+    with pytest.raises(DataError) as caught:
+        list(loader(rows, workers=workers))
+    message = str(caught.value)
+    assert message.startswith(
+        f"t.csv, row 4: field 'image' ({path!r}) cannot be read: UnidentifiedImageError: "
+    )
+    assert message.endswith("Repair what it holds or remove the row.")
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_missing_library_is_not_the_fault_of_a_row(tmp_path, workers):
+    roles = [RoleInput("main", "text", NeedsExtra())]
+    with pytest.raises(MissingExtraError, match=r"^This needs 'soundfile'"):
+        list(loader(samples(tmp_path), roles=roles, workers=workers))
+
+
+def test_long_values_are_cut_in_messages():
+    row = Sample("1", {"text": 5, "image": "no/" * 100}, 0, "t.csv, row 1")
+    with pytest.raises(
+        DataError, match=r"\('(no/){66}n\.\.\.\) cannot be read: FileNotFoundError"
+    ) as caught:
+        FusionDataset([row], ROLES[:1])[0]
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(DataError, match="training split is empty"):
+        loader([], train=True)
+    assert list(loader([])) == []
+
+
+FIELDS = {"title": "text", "photo": "image", "summary": "text"}
+
+
+def test_field_is_the_only_one_of_its_modality_or_the_one_asked_for():
+    assert pick_field(FIELDS, "image", None, "main 'timm_vit'") == "photo"
+    assert pick_field(FIELDS, "text", "summary", "complement 'bow'") == "summary"
+
+
+@pytest.mark.parametrize(
+    ("modality", "asked", "message"),
+    [
+        (
+            "text",
+            "photo",
+            "complement 'bow' reads text, but field 'photo' is image; text fields: title, summary. "
+            "Set complement_field.",
+        ),
+        (
+            "text",
+            None,
+            "complement 'bow' reads text, of which there are several; text fields: title, summary. "
+            "Set complement_field.",
+        ),
+        ("text", "titel", "there is no field 'titel'. Did you mean 'title'? text fields: title, "),
+        ("audio", None, "reads audio, but the data has no such field; fields: title (text), photo"),
+    ],
+)
+def test_field_that_does_not_fit(modality, asked, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        pick_field(FIELDS, modality, asked, "complement 'bow'")
+
+
+def test_setting_is_named_after_the_role():
+    with pytest.raises(ConfigError, match=r"Set complement_2_field\."):
+        pick_field(FIELDS, "text", None, "complement_2 'bow'")

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import fusionkit
+from fusionkit.config.validate import experiment_from_mapping
+from fusionkit.errors import CheckpointError, ConfigError, DataError
+from fusionkit.training import checkpoint
+from fusionkit.training.run import fit
+
+
+def run(config: dict, ckpt_path: str | None = None, **sections):
+    merged = {**config}
+    for key, value in sections.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return fit(experiment_from_mapping(merged), ckpt_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_run_folder(monkeypatch):
+    monkeypatch.delenv("FUSIONKIT_RUN_FOLDER", raising=False)
+
+
+def test_a_run_leaves_config_metrics_and_a_slim_checkpoint(tiny_config):
+    result = run(tiny_config)
+    folder = result.folder
+    assert folder == Path(tiny_config["output"]) / "tiny" / "000"
+    assert {"config.yaml", "metrics.json", "metrics.csv", "model.safetensors", "last.ckpt"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert list((folder / "tensorboard").glob("events*"))
+    summary = json.loads((folder / "metrics.json").read_text())
+    assert set(summary["metrics"]) == {"test/loss", "test/accuracy", "test/f1_macro", "test/auroc"}
+    assert summary["trained_parameters"] == result.trained
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert experiment_from_mapping(saved).resolved == saved
+    with (folder / "metrics.csv").open() as file:
+        assert {"epoch", "val/accuracy", "train/loss_epoch"} <= set(next(csv.reader(file)))
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics"),
+    [
+        ("multi_label", {"accuracy", "f1_macro", "f1_micro", "auroc", "loss"}),
+        ("regression", {"r2", "mae", "loss"}),
+    ],
+)
+def test_other_tasks_train(tiny_config, task, metrics):
+    result = run(tiny_config, data={"task": task})
+    assert set(result.metrics) == {f"test/{name}" for name in metrics}
+
+
+def test_a_regression_starts_at_the_mean_of_its_target(tiny_config):
+    mae = run(
+        tiny_config,
+        data={"task": "regression"},
+        optimizer={"lr": 0.0},
+    ).metrics["test/mae"]
+    assert mae < 60  # targets are around 100, with a standard deviation of about 25
+
+
+def test_runs_get_new_folders_and_the_same_seed_the_same_result(tiny_config, monkeypatch):
+    first = run(tiny_config)
+    monkeypatch.delenv("FUSIONKIT_RUN_FOLDER")
+    second = run(tiny_config)
+    assert second.folder.name == "001"
+    assert first.metrics == second.metrics
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tiny_config, monkeypatch):
+    whole = run(tiny_config, name="whole", trainer={"max_epochs": 4})
+    run(tiny_config, name="halves", trainer={"max_epochs": 2})
+    halves = run(tiny_config, "last", name="halves", trainer={"max_epochs": 4})
+    assert halves.folder.name == "000"
+    last = [torch.load(r.folder / "last.ckpt", weights_only=True) for r in (whole, halves)]
+    for name, value in last[0]["state_dict"].items():
+        torch.testing.assert_close(value, last[1]["state_dict"][name], rtol=0, atol=0)
+
+
+def test_the_resume_checkpoint_holds_no_frozen_weights(tiny_config):
+    folder = run(tiny_config).folder
+    names = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert not any("backbone" in name for name in names)
+
+
+def test_nothing_to_continue_says_so(tiny_config, tmp_path):
+    with pytest.raises(CheckpointError, match="No run to continue"):
+        run(tiny_config, "last")
+    with pytest.raises(CheckpointError, match=r"holds no last.ckpt"):
+        run(tiny_config, str(tmp_path))
+
+
+def test_continuing_another_model_is_refused(tiny_config):
+    run(tiny_config)
+    with pytest.raises(CheckpointError, match="last.ckpt belongs to another model"):
+        run(tiny_config, "last", fusion={"dynamic": False}, trainer={"max_epochs": 3})
+
+
+def test_the_best_epoch_is_kept_not_the_last(tiny_config):
+    result = run(tiny_config, trainer={"max_epochs": 6}, optimizer={"lr": 0.05})
+    rows = list(csv.DictReader((result.folder / "metrics.csv").open()))
+    values = [float(row["val/accuracy"]) for row in rows if row["val/accuracy"]]
+    description = checkpoint.describe(result.folder)
+    assert description.metrics["val/accuracy"] == pytest.approx(max(values))
+    assert description.epoch == values.index(max(values)) + 1
+
+
+def test_baselines_run_beside_and_are_named(tiny_config, capsys):
+    run(tiny_config, baselines={"main only": {"fusion": "main_only"}})
+    printed = capsys.readouterr().out
+    assert "main only" in printed
+    folder = Path(tiny_config["output"]) / "tiny" / "000" / "baselines" / "main_only"
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_early_stopping_stops(tiny_config):
+    result = run(
+        tiny_config, optimizer={"lr": 0.0}, trainer={"max_epochs": 9, "early_stopping": 1}
+    )
+    rows = list(csv.DictReader((result.folder / "metrics.csv").open()))
+    assert max(int(row["epoch"]) for row in rows) == 1
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"precision": "bf16-mixed"},
+        {"accumulate_grad_batches": 2},
+        {"gradient_checkpointing": True},
+        {"monitor": "val/loss"},
+    ],
+)
+def test_ways_to_train(tiny_config, trainer):
+    assert 0 <= run(tiny_config, trainer=trainer).metrics["test/accuracy"] <= 1
+
+
+def test_without_validation_the_last_epoch_is_kept(tiny_config):
+    result = run(tiny_config, data={"sizes": [32, 0, 16]})
+    assert checkpoint.describe(result.folder).epoch == 2
+
+
+def test_errors_before_training(tiny_config):
+    with pytest.raises(DataError, match="training split is empty"):
+        run(tiny_config, data={"sizes": [0, 8, 8]})
+    with pytest.raises(ConfigError, match="no metric 'val/acuracy'. Did you mean 'val/accuracy'"):
+        run(tiny_config, trainer={"monitor": "val/acuracy"})
+    with pytest.raises(ConfigError, match="early_stopping needs a validation split"):
+        run(tiny_config, data={"sizes": [8, 0, 8]}, trainer={"early_stopping": 1})
+
+
+def test_an_unreadable_row_names_itself(tiny_config):
+    with pytest.raises(DataError, match="tiny train, row 4"):
+        run(tiny_config, data={"unreadable": True})
+
+
+def test_a_loaded_model_predicts_raw_rows(tiny_config):
+    result = run(tiny_config)
+    predictor = fusionkit.load(result.folder)
+    rows = [{"a": torch.randn(24).tolist(), "b": torch.randn(6).tolist()} for _ in range(20)]
+    probabilities = predictor.predict(rows)
+    assert probabilities.shape == (20, 2)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(20))
+    alone = predictor.predict(rows[7:8])
+    torch.testing.assert_close(alone[0], probabilities[7])
+    with pytest.raises(DataError, match="Row 2 has no field 'b'"):
+        predictor.predict([rows[0], {"a": rows[0]["a"]}])
