@@ -61,11 +61,17 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
     },
     "transfer": {
         "frozen": ("fusionkit.transfer.frozen:Frozen", "nothing is trained"),
-        "prompt": ("fusionkit.transfer.prompt:Prompt", "frozen weights, static prompts at every layer"),
+        "prompt": (
+            "fusionkit.transfer.prompt:Prompt",
+            "frozen weights, static prompts at every layer",
+        ),
         "fine_tune": ("fusionkit.transfer.fine_tune:FineTune", "every weight is trained"),
     },
     "dataset": {
-        "table": ("fusionkit.data.table:Table", "CSV, TSV, JSONL or Parquet with a column for each field"),
+        "table": (
+            "fusionkit.data.table:Table",
+            "CSV, TSV, JSONL or Parquet with a column for each field",
+        ),
         "digit_claims": (
             "fusionkit.data.digit_claims:DigitClaims",
             "handwritten digits paired with claims about them; ships with fusionkit",
@@ -207,7 +213,9 @@ def _check_signature(found: type[Any], who: str) -> None:
                 f"The plug-in {who} takes {parameter}; a config needs every argument by name."
             )
         if parameter.annotation is parameter.empty:
-            raise PluginError(f"The plug-in {who} takes {parameter.name!r} without a type annotation.")
+            raise PluginError(
+                f"The plug-in {who} takes {parameter.name!r} without a type annotation."
+            )
 
 
 def require(module: str, extra: str) -> Any:

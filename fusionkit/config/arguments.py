@@ -80,7 +80,7 @@ def _parse(
         try:
             # parse_object converts nested values in place, hence the copy
             parsed = parser.parse_object(copy.deepcopy(stated))
-            return vars(parser.instantiate_classes(parsed)), problems  # nested dataclasses
+            return vars(parser.instantiate(parsed)), problems  # nested dataclasses
         except ArgumentError as error:
             wrong = re.match(r'Parser key "([^".]+)', str(error))
             name = wrong.group(1) if wrong else None

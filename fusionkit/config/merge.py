@@ -30,7 +30,7 @@ class Merged:
 
     Attributes:
         values: The merged mapping; every component node is None or a mapping.
-        sources: File or ``"command line"`` by key path; defaults have none.
+        sources: File or ``"command line"`` by key path, latest last; defaults have none.
         last: The source merged last; named for what is missing.
     """
 
@@ -65,7 +65,7 @@ class Merged:
         """
         for end in range(len(key), 0, -1):
             for near in (prefix + key[:end], key[:end]):
-                for known, source in self.sources.items():
+                for known, source in reversed(self.sources.items()):  # the latest first
                     if known[: len(near)] == near:
                         return source
         return self.last
@@ -89,13 +89,13 @@ class Merged:
             for name, value in new.items():
                 merged[name] = self._merge(old.get(name), value, (*key, str(name)), source)
             if not new:
-                self.sources[key] = source
+                self._note(key, source)
             return merged
         if isinstance(old, Mapping | list):
             self._forget(key)
         if isinstance(new, list) and key[-1:] == ("more_complements",):
             return [self._merge(None, x, (*key, str(i)), source) for i, x in enumerate(new)]
-        self.sources[key] = source
+        self._note(key, source)
         return copy.deepcopy(new)
 
     def _items(self, old: list[Any], new: Mapping[Any, Any], key: Key, source: str) -> list[Any]:
@@ -109,6 +109,10 @@ class Merged:
                 )
             items[index] = self._merge(items[index], value, (*key, str(index)), source)
         return items
+
+    def _note(self, key: Key, source: str) -> None:
+        self.sources.pop(key, None)  # so that the order is that of stating
+        self.sources[key] = source
 
     def _forget(self, key: Key) -> None:
         for known in [k for k in self.sources if k[: len(key)] == key]:
@@ -142,18 +146,25 @@ def _is_swap(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return before is not None and after is not None and before != after
 
 
-def read_config(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ()) -> Merged:
+def read_config(
+    files: Sequence[str | Path],
+    overrides: Sequence[tuple[str, str]] = (),
+    start: tuple[Mapping[str, Any], str] | None = None,
+) -> Merged:
     """Read and merge config files, then apply overrides.
 
     Args:
         files: Later files are merged over earlier ones; each over its own ``base``.
         overrides: Dotted key and value, the value written as YAML.
+        start: A config to merge all of that over, and how messages call it.
 
     Raises:
         ConfigError: A file is missing or is not a YAML mapping, bases form a circle, or an
             override's value is not YAML.
     """
     merged = Merged()
+    if start:
+        merged.add(*start)
     bases: set[Path] = set()
     for file in files:
         for path, content in _with_bases(Path(file), (), bases):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fusionkit import registry
-from fusionkit.config.arguments import Problem, check_arguments
 from fusionkit.config.merge import Key, Merged, read_config
+from fusionkit.config.problems import Problems
 from fusionkit.config.resolve import resolve
 from fusionkit.config.schema import (
     COMPONENTS,
@@ -37,18 +36,22 @@ _ITEM = f"{{{', '.join(_ITEM_KEYS)}}}"
 
 
 def load_config(
-    files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ()
+    files: Sequence[str | Path],
+    overrides: Sequence[tuple[str, str]] = (),
+    start: tuple[Mapping[str, Any], str] | None = None,
 ) -> Experiment:
     """Read, merge and validate config files and overrides.
 
     Args:
         files: Later ones are merged over earlier ones; the last one's stem is the default name.
         overrides: Dotted key and value, the value written as YAML.
+        start: A config to merge all of that over, such as a checkpoint's, and how messages call
+            it.
 
     Raises:
         ConfigError: Lists every problem with file, key, what was given and what to do.
     """
-    merged = read_config(files, overrides)
+    merged = read_config(files, overrides, start)
     return _build(merged, Path(files[-1]).stem if files else "run")
 
 
@@ -62,15 +65,13 @@ def experiment_from_mapping(mapping: Mapping[str, Any], source: str = "checkpoin
     Raises:
         ConfigError: As for :func:`load_config`.
     """
-    merged = Merged()
-    merged.add(mapping, source)
-    return _build(merged, "run")
+    return load_config((), start=(mapping, source))
 
 
 def _build(merged: Merged, name: str) -> Experiment:
     if merged.values.get("name") is None:
         merged.values["name"] = name
-    problems = _Problems(merged)
+    problems = Problems(merged)
     main = _Draft(merged.values, problems, ())
     others = _baselines(merged, problems)
     problems.stop_if_any()
@@ -80,7 +81,7 @@ def _build(merged: Merged, name: str) -> Experiment:
     return main.experiment({label: draft.experiment({}) for label, draft in others.items()})
 
 
-def _baselines(merged: Merged, problems: _Problems) -> dict[str, _Draft]:
+def _baselines(merged: Merged, problems: Problems) -> dict[str, _Draft]:
     overlays = merged.values.get("baselines") or {}
     if not isinstance(overlays, Mapping):
         problems.add(
@@ -101,62 +102,11 @@ def _baselines(merged: Merged, problems: _Problems) -> dict[str, _Draft]:
     return drafts
 
 
-class _Problems:
-    """What is wrong, each once and with where it was stated.
-
-    What baselines share with the main config is looked up and checked once.
-    """
-
-    def __init__(self, merged: Merged) -> None:
-        self._merged = merged
-        self._found: dict[tuple[Key, str], str] = {}
-        self.find = cache(_find)
-        self._checked: dict[tuple[type[Any], str], tuple[dict[str, Any], list[Problem]]] = {}
-
-    def check(
-        self, cls: type[Any], owner: str, stated: Mapping[str, Any], given: Collection[str]
-    ) -> tuple[dict[str, Any], list[Problem]]:
-        """As :func:`check_arguments`."""
-        same = (cls, repr(stated))
-        if same not in self._checked:
-            self._checked[same] = check_arguments(cls, owner, stated, given)
-        return self._checked[same]
-
-    def add(self, key: Key, text: str, prefix: Key = ()) -> None:
-        """Note a problem; one that a baseline merely inherits is not repeated."""
-        if (key, text) in self._found:
-            return
-        source = self._merged.source(key, prefix)
-        where = f"{source}: {'.'.join(prefix + key)}" if source else ".".join(prefix + key)
-        self._found[key, text] = f"{where}: {text}"
-
-    def stop_if_any(self) -> None:
-        messages = list(self._found.values())
-        if len(messages) == 1:
-            raise ConfigError(messages[0])
-        if messages:
-            numbered = [f"\n  {i}. {message}" for i, message in enumerate(messages, 1)]
-            raise ConfigError(f"The config has {len(messages)} problems:{''.join(numbered)}")
-
-    def is_default(self, key: Key, prefix: Key) -> bool:
-        """Whether nobody stated ``key``."""
-        return not self._merged.stated(key, prefix)
-
-
 def _known(kind: Kind) -> str:
     try:
         return f"Known: {', '.join(sorted(registry.entries(kind)))}."
     except FusionkitError as error:
         return str(error)
-
-
-def _find(kind: Kind, name: str) -> str | None:
-    """What is wrong with a name, if anything."""
-    try:
-        registry.find(kind, name)
-    except FusionkitError as error:
-        return str(error)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +131,7 @@ class _Role:
 class _Draft:
     """One config on its way to an experiment; names are resolved on construction."""
 
-    def __init__(self, values: Mapping[str, Any], problems: _Problems, prefix: Key) -> None:
+    def __init__(self, values: Mapping[str, Any], problems: Problems, prefix: Key) -> None:
         self._values = values
         self._problems = problems
         self._prefix = prefix
@@ -270,6 +220,7 @@ class _Draft:
 
     def _node(self, key: Key, kind: Kind, stated: Any) -> _Node | None:
         """The component at ``key`` if its name is known; else its problem is noted."""
+        wrong: str | None
         if not isinstance(stated, Mapping) or not isinstance(stated.get("name"), str):
             given = "" if stated is None else f", given {stated!r}"
             wrong = f"give a name, or a mapping with `name`{given}. {_known(kind)}"

@@ -82,7 +82,7 @@ def build_backbone(
 def channels_of(backbone: Any, options: Mapping[str, Any] | None) -> int:
     """Number of image channels that a timm model is built for."""
     asked = (options or {}).get("in_chans")
-    # Older models of timm (1.0.20) have no such attribute, but the source's input size.
+    # Models of timm 1.0.22 lack the attribute, but not the input size of their source.
     return int(asked or getattr(backbone, "in_chans", backbone.pretrained_cfg["input_size"][0]))
 
 

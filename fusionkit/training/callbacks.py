@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
 from fusionkit.training import checkpoint
@@ -65,6 +67,21 @@ class SaveBest(L.Callback):
             if name.startswith("val/")
         }
         checkpoint.save(self.path, pl_module.model, self.describe(metrics, self.best_epoch))
+
+
+class SeedEpochs(L.Callback):
+    """Makes each epoch's randomness a function of seed, epoch and process.
+
+    So a continued run draws the same order, dropout and routing noise as one without a break.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        shared = random.Random(f"{self.seed} {trainer.current_epoch}").getrandbits(48)
+        torch.manual_seed(shared + trainer.global_rank)
+        trainer.train_dataloader.generator.manual_seed(shared)
 
 
 class ProgressBar(RichProgressBar):

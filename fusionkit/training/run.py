@@ -29,7 +29,7 @@ from fusionkit.errors import ConfigError, DataError, suggest
 from fusionkit.fusion.model import FusionModel, RegressionHead
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import build_model, field_by_role, role_inputs
-from fusionkit.training.callbacks import ProgressBar, SaveBest, quiet
+from fusionkit.training.callbacks import ProgressBar, SaveBest, SeedEpochs, quiet
 from fusionkit.training.folders import RESUME, new_folder, resume_folder
 from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
 from fusionkit.training.parameters import count_parameters
@@ -184,6 +184,7 @@ def make_trainer(
     callbacks = [
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
         LearningRateMonitor(),
+        SeedEpochs(experiment.seed),
         *callbacks,
     ]
     if config.progress_bar:

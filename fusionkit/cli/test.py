@@ -1,0 +1,12 @@
+"""``fusionkit test``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusionkit.cli.evaluate import evaluate_split
+
+
+def run(argv: Sequence[str]) -> int:
+    """Metrics on the test split."""
+    return evaluate_split(argv, "test")
