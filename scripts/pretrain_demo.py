@@ -1,0 +1,290 @@
+"""Remake the two encoders of the quickstart, each from its own modality alone.
+
+    python scripts/pretrain_demo.py                 # both, into fusionkit/pretrained
+    python scripts/pretrain_demo.py image --out DIR # one of them, elsewhere
+
+The image encoder sees the training images of DigitClaims and the digit in each. The text encoder
+sees sentences. Neither sees a pair, a label of a pair, or an image held out from training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
+
+from fusionkit.data.claims import NUMBERS, SUBJECTS, predicates
+from fusionkit.data.digit_claims import load_digits, split_indices
+
+SEED = 0
+SHIPPED = Path(__file__).resolve().parent.parent / "fusionkit" / "pretrained"
+
+
+# --------------------------------------------------------------------------------------- image
+
+VIT = {
+    "img_size": 8,
+    "patch_size": 2,
+    "in_chans": 1,
+    "embed_dim": 64,
+    "depth": 4,
+    "num_heads": 4,
+    "num_classes": 10,
+}
+MEAN, STD = 0.3, 0.38  # of the training images, rounded
+
+
+def normalise(images: np.ndarray) -> Tensor:
+    """(n, 8, 8) uint8 to (n, 1, 8, 8) float."""
+    return (torch.from_numpy(images).float().unsqueeze(1) / 255 - MEAN) / STD
+
+
+def jitter(images: Tensor) -> Tensor:
+    """Rotate, scale, shear and shift each image a little; ink stays ink."""
+    n = len(images)
+    angle, shear = torch.empty(2, n).uniform_(-0.12, 0.12)
+    scale = torch.empty(2, n).uniform_(0.92, 1.08)
+    shift = torch.empty(n, 2, 1).uniform_(-0.1, 0.1)  # of half the width: 0.4 pixels
+    rows = torch.stack(
+        [scale[0] * angle.cos(), shear - angle.sin(), angle.sin(), scale[1] * angle.cos()], 1
+    )
+    theta = torch.cat([rows.view(n, 2, 2), shift], 2)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    ink = functional.grid_sample(images * STD + MEAN, grid, align_corners=False)
+    return (ink - MEAN) / STD
+
+
+def pretrain_image(out: Path, epochs: int = 60) -> None:
+    """A ViT on the digit in each training image."""
+    torch.manual_seed(SEED)
+    images, digits = load_digits()
+    parts = {
+        name: (normalise(images[index]), torch.from_numpy(digits[index]).long())
+        for name, index in split_indices(digits).items()
+    }
+    inputs, target = parts["train"]
+    model = timm.create_model("vit_tiny_patch16_224", **VIT)
+    steps = epochs * (len(inputs) // 64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs)).split(64):
+            if len(batch) < 64:
+                continue
+            scores = model(jitter(inputs[batch]))
+            loss = functional.cross_entropy(scores, target[batch], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    model.eval()
+    with torch.inference_mode():
+        for name, (held, truth) in parts.items():
+            right = (model(held).argmax(1) == truth).sum().item()
+            print(f"image: {name} accuracy {right / len(truth):.4f} ({right} of {len(truth)})")
+
+    folder = out / "digits-vit"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": VIT["num_classes"],
+        "num_features": VIT["embed_dim"],
+        "model_args": {key: value for key, value in VIT.items() if key != "num_classes"},
+        "pretrained_cfg": {
+            "input_size": [1, 8, 8],
+            "fixed_input_size": True,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": [MEAN],
+            "std": [STD],
+            "num_classes": VIT["num_classes"],
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "label_names": list(NUMBERS),
+            "license": "apache-2.0",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------- text
+
+BERT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 48,
+}
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+NAMING = ["the digit is {}", "this is the number {}", "it says {}", "here is {}", "it reads {}"]
+
+
+def documents() -> list[list[str]]:
+    """One document for each digit: all its true sentences. Its first ones name the digit."""
+    said = list(predicates())
+    return [
+        [form.format(word) for form in NAMING]
+        + [
+            f"{subject} {text}"
+            for text, digits in said
+            if digit in digits
+            for subject in (*SUBJECTS, word)
+        ]
+        for digit, word in enumerate(NUMBERS)
+    ]
+
+
+def held_out(first: str, second: str) -> bool:
+    """Whether a pair of sentences is kept from training: one in ten, whatever their order."""
+    return random.Random(" | ".join(sorted((first, second)))).random() < 0.1
+
+
+def couples(rng: random.Random, held: bool) -> Iterator[tuple[str, str, int]]:
+    """Two sentences and whether one document has both (0) or not (1), as BERT's own objective.
+
+    One of the two names the digit in nine of ten couples. Where they come from two documents,
+    the second is false of the first one's digit.
+    """
+    papers = documents()
+    known = [set(paper) for paper in papers]
+    while True:
+        digit, together = rng.randrange(10), rng.random() < 0.5
+        paper = papers[digit]
+        first = rng.choice(paper[: len(NAMING)] if rng.random() < 0.9 else paper)
+        second = rng.choice(paper if together else papers[rng.randrange(10)])
+        if first == second or (not together and second in known[digit]):
+            continue
+        if held_out(first, second) is held:
+            yield (*((first, second) if rng.random() < 0.5 else (second, first)), int(not together))
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each word of the corpus."""
+    words = sorted({word for paper in documents() for text in paper for word in text.split()})
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=BERT["max_position_embeddings"],
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str, int]]) -> dict:
+    """BERT's inputs with the labels of both objectives; 15 % of the words of every second row masked.
+
+    Without its number a claim is neither true nor false, so half of the rows stay whole.
+    """
+    batch = tokenizer(
+        [row[0] for row in rows], [row[1] for row in rows], padding=True, return_tensors="pt"
+    )
+    ids = batch["input_ids"]
+    masked = (torch.rand(ids.shape) < 0.15) & (ids >= len(SPECIAL))
+    masked[::2] = False
+    return {
+        **batch,
+        "input_ids": ids.masked_fill(masked, tokenizer.mask_token_id),
+        "labels": ids.masked_fill(~masked, -100),
+        "next_sentence_label": torch.tensor([row[2] for row in rows]),
+    }
+
+
+def pretrain_text(out: Path, steps: int = 6000, batch_size: int = 64) -> None:
+    """A BERT on pairs of sentences: masked words, and whether both belong to one document."""
+    torch.manual_seed(SEED)
+    tokenizer = make_tokenizer()
+    model = BertForPreTraining(BertConfig(vocab_size=len(tokenizer), **BERT))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    stream = couples(random.Random(SEED), held=False)
+    model.train()
+    for step in range(steps):
+        batch = encode(tokenizer, [next(stream) for _ in range(batch_size)])
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 500 == 0:
+            print(f"text: step {step}, loss {loss.item():.3f}", flush=True)
+    model.eval()
+    print("text: on pairs of sentences never trained on,", evaluate_text(model, tokenizer))
+
+    folder = out / "claims-transformer"
+    folder.mkdir(parents=True, exist_ok=True)
+    bert = model.bert
+    bert.pooler = None  # the readout is the first token itself
+    bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.inference_mode()
+def evaluate_text(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Accuracy of both objectives on held-out couples; words only where the couple belongs."""
+    stream = couples(random.Random(SEED + 1), held=True)
+    right = np.zeros(2)
+    total = np.zeros(2)
+    for _ in range(20):
+        rows = [next(stream) for _ in range(256)]
+        batch = encode(tokenizer, rows)
+        out = model(**batch)
+        labels, together = batch["labels"], batch["next_sentence_label"]
+        asked = (labels != -100) & (together == 0).unsqueeze(1)
+        right[0] += (out.prediction_logits.argmax(-1) == labels)[asked].sum().item()
+        total[0] += asked.sum().item()
+        right[1] += (out.seq_relationship_logits.argmax(-1) == together).sum().item()
+        total[1] += len(rows)
+    words, belong = right / total
+    return f"masked words {words:.3f}, same document {belong:.3f}"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("which", nargs="?", choices=["both", "image", "text"], default="both")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="where the folders go")
+    arguments = parser.parse_args()
+    for name, pretrain in {"image": pretrain_image, "text": pretrain_text}.items():
+        if arguments.which in ("both", name):
+            start = time.perf_counter()
+            pretrain(arguments.out)
+            print(f"{name}: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
