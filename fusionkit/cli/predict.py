@@ -8,7 +8,7 @@ from pathlib import Path
 from fusionkit.cli.parser import Parser
 from fusionkit.errors import ConfigError
 
-_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def run(argv: Sequence[str]) -> int:

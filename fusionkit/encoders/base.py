@@ -183,6 +183,6 @@ def _needs_grad(state: TokenState, rows: Tensor | None) -> bool:
 def _check_prompts(layer: int, rows: Tensor, batch: int, width: int) -> None:
     if rows.ndim != 3 or rows.shape[0] != batch or rows.shape[2] != width:
         raise EncoderError(
-            f"Layer {layer} takes prompts of shape ({batch}, n, {width}), given {tuple(rows.shape)}; "
-            f"build the prompts from this encoder's layer_widths."
+            f"Layer {layer} takes prompts of shape ({batch}, n, {width}), given "
+            f"{tuple(rows.shape)}; build the prompts from this encoder's layer_widths."
         )

@@ -147,18 +147,19 @@ def save(path: Path, model: FusionModel, description: Description) -> None:
 
 
 def find_file(path: str | Path) -> Path:
-    """The checkpoint file in a run folder, or the file itself.
+    """The checkpoint in a file, a run folder, or the newest run of an experiment's folder.
 
     Raises:
         CheckpointError: There is none.
     """
     given = Path(path)
-    found = given / FILE_NAME if given.is_dir() else given
-    if not found.is_file():
-        raise CheckpointError(
-            f"No checkpoint at {found}. Give a run folder (it holds {FILE_NAME}) or a file."
-        )
-    return found
+    runs = sorted((run for run in given.glob("*") if run.name.isdigit()), key=lambda r: int(r.name))
+    for found in (given, given / FILE_NAME, *(run / FILE_NAME for run in reversed(runs))):
+        if found.is_file():
+            return found
+    raise CheckpointError(
+        f"No checkpoint at {given}. Give a run folder (it holds {FILE_NAME}) or that file."
+    )
 
 
 def describe(path: str | Path) -> Description:

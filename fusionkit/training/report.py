@@ -58,7 +58,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     split = names[0].partition("/")[0] if names else ""
     title = {"test": "Results on the test split", "val": "Results on the validation split"}
     table = _table(title.get(split, "Results"))
-    table.add_column("run")
+    table.add_column("run", no_wrap=True)
     for name in names:
         table.add_column(name.removeprefix(f"{split}/").replace("_", " "), justify="right")
     table.add_column("trained", justify="right")

@@ -106,9 +106,10 @@ class FusionTask(L.LightningModule):
         Raises:
             CheckpointError: Trained tensors are missing or unexpected, or frozen weights differ.
         """
+        where = str(self.trainer.ckpt_path)
         saved = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
-        slim.check_names(saved, slim.trained_names(self.model), "last.ckpt")
-        slim.check_frozen(checkpoint["frozen"], self.model, "last.ckpt")
+        slim.check_names(saved, slim.trained_names(self.model), where)
+        slim.check_frozen(checkpoint["frozen"], self.model, where)
 
 
 def read_lightning_checkpoint(path: str) -> dict[str, Any]:

@@ -184,7 +184,10 @@ def test_padding_does_not_count_in_the_mean_of_tokens():
         ({"static": False, "dynamic": False, "mapped": False}, "Switch on at least one"),
         ({"experts": 0}, "at least 1, given 6 and 0"),
         ({"prompt_length": 0}, "at least 1, given 0 and 16"),
-        ({"experts": 4, "top_k": 5}, r"top_k is between 1 and the number of experts \(4\), given 5"),
+        (
+            {"experts": 4, "top_k": 5},
+            r"top_k is between 1 and the number of experts \(4\), given 5",
+        ),
         ({"temperature": 0.0}, "temperature is above 0"),
         ({"layers": (2, 9)}, r"main encoder's 3 layers, given \[2, 9\]"),
         ({"psi_dim": None}, "need a complement to condition on"),

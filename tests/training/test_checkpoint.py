@@ -21,9 +21,7 @@ from fusionkit.transfer.prompt import Prompt
 
 def model(complement=None, **options) -> FusionModel:
     complement = Frozen(TinyComplement()) if complement is None else complement
-    return FusionModel(
-        ConditionalPrompt(Frozen(TinyMain()), [complement], experts=2, **options), 2
-    )
+    return FusionModel(ConditionalPrompt(Frozen(TinyMain()), [complement], experts=2, **options), 2)
 
 
 def description(of: FusionModel) -> checkpoint.Description:
@@ -84,14 +82,18 @@ def test_other_frozen_weights_are_refused(tmp_path):
 def test_another_fusion_is_refused_with_names(tmp_path):
     trained = model()
     checkpoint.save(tmp_path / "model.safetensors", trained, description(trained))
-    with pytest.raises(CheckpointError, match=r"0 trained tensors are missing \(none\), 4 are unex"):
+    with pytest.raises(
+        CheckpointError, match=r"0 trained tensors are missing \(none\), 4 are unex"
+    ):
         checkpoint.load_into(same_backbones(trained, dynamic=False), tmp_path)
 
 
 def test_another_shape_is_refused_with_both_shapes(tmp_path):
     trained = model()
     checkpoint.save(tmp_path / "model.safetensors", trained, description(trained))
-    with pytest.raises(CheckpointError, match=r"has shape \(2, 6, 8\), the model's has \(2, 3, 8\)"):
+    with pytest.raises(
+        CheckpointError, match=r"has shape \(2, 6, 8\), the model's has \(2, 3, 8\)"
+    ):
         checkpoint.load_into(same_backbones(trained, prompt_length=3), tmp_path)
 
 
@@ -147,3 +149,14 @@ def test_the_hash_sees_a_change_of_any_frozen_value():
     assert checkpoint.frozen_hashes(first) == checkpoint.frozen_hashes(second)
     second.fusion.main.encoder.backbone[1].batch_norm.running_mean[3] += 1e-3
     assert checkpoint.frozen_hashes(first) != checkpoint.frozen_hashes(second)
+
+
+def test_a_checkpoint_is_found_in_its_file_its_run_and_the_newest_run(tmp_path):
+    for run in ("000", "002", "010"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "model.safetensors").touch()
+    (tmp_path / "011").mkdir()  # a run that has saved nothing yet
+    newest = tmp_path / "010" / "model.safetensors"
+    assert checkpoint.find_file(tmp_path) == newest
+    assert checkpoint.find_file(newest.parent) == newest
+    assert checkpoint.find_file(newest) == newest

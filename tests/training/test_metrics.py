@@ -44,7 +44,9 @@ def test_regression_metrics_equal_scikit_learn():
     found.update(predictions_of("regression", guess.unsqueeze(-1)), target)
     values = {name: value.item() for name, value in found.compute().items()}
     assert values["val/r2"] == pytest.approx(reference.r2_score(target, guess), rel=1e-4)
-    assert values["val/mae"] == pytest.approx(reference.mean_absolute_error(target, guess), rel=1e-5)
+    assert values["val/mae"] == pytest.approx(
+        reference.mean_absolute_error(target, guess), rel=1e-5
+    )
 
 
 def test_losses_by_hand():

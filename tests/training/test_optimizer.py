@@ -19,9 +19,7 @@ class TinyImage(TinyMain):
 
 def model(main=None) -> FusionModel:
     main = TinyMain() if main is None else main
-    return FusionModel(
-        ConditionalPrompt(Frozen(main), [FineTune(TinyComplement())], experts=2), 2
-    )
+    return FusionModel(ConditionalPrompt(Frozen(main), [FineTune(TinyComplement())], experts=2), 2)
 
 
 def test_the_papers_rates_follow_the_modality():

@@ -120,9 +120,7 @@ def test_baselines_run_beside_and_are_named(tiny_config, capsys):
 
 
 def test_early_stopping_stops(tiny_config):
-    result = run(
-        tiny_config, optimizer={"lr": 0.0}, trainer={"max_epochs": 9, "early_stopping": 1}
-    )
+    result = run(tiny_config, optimizer={"lr": 0.0}, trainer={"max_epochs": 9, "early_stopping": 1})
     rows = list(csv.DictReader((result.folder / "metrics.csv").open()))
     assert sum(bool(row["val/accuracy"]) for row in rows) == 2
 
