@@ -13,7 +13,8 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForPreTraining, BertModel, PreTrainedTokenizerFast
 
 from fusionkit.data.claims import NUMBERS, SUBJECTS, predicates
 from fusionkit.data.digit_claims import load_digits, split_indices
@@ -141,6 +142,9 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 NAMING = ["the digit is {}", "this is the number {}", "it says {}", "here is {}", "it reads {}"]
 
 
+Couple = tuple[str, str, int]  # two sentences, and 1 if they do not belong together
+
+
 def documents() -> list[list[str]]:
     """One document for each digit: all its true sentences. Its first ones name the digit."""
     said = list(predicates())
@@ -161,7 +165,7 @@ def held_out(first: str, second: str) -> bool:
     return random.Random(" | ".join(sorted((first, second)))).random() < 0.1
 
 
-def couples(rng: random.Random, held: bool) -> Iterator[tuple[str, str, int]]:
+def couples(rng: random.Random, held: bool) -> Iterator[Couple]:
     """Two sentences and whether one document has both (0) or not (1), as BERT's own objective.
 
     One of the two names the digit in four of five couples. Where they come from two documents,
@@ -204,13 +208,33 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str, int]]) -> dict:
-    """BERT's inputs, 15 % of the words masked, with the labels of both objectives."""
+def inferences(rng: random.Random, held: bool) -> Iterator[Couple]:
+    """A sentence that names a digit, a claim, and whether the claim is false of that digit (1).
+
+    Each claim is true in half of its couples, so that it says nothing without the other sentence.
+    """
+    said = [(f"{subject} {text}", digits) for text, digits in predicates() for subject in SUBJECTS]
+    while True:
+        claim, digits = rng.choice(said)
+        false = rng.random() < 0.5
+        digit = rng.choice([d for d in range(10) if (d not in digits) == false])
+        first = rng.choice(NAMING).format(NUMBERS[digit])
+        if held_out(first, claim) is held:
+            yield (*((first, claim) if rng.random() < 0.5 else (claim, first)), int(false))
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, rows: list[Couple], masked_rows: float) -> dict:
+    """BERT's inputs with the labels of both objectives.
+
+    15 % of the words are masked, in that share of the rows.
+    """
     batch = tokenizer(
         [row[0] for row in rows], [row[1] for row in rows], padding=True, return_tensors="pt"
     )
     ids = batch["input_ids"]
     masked = (torch.rand(ids.shape) < 0.15) & (ids >= len(SPECIAL))
+    if masked_rows < 1:
+        masked &= torch.rand(len(rows), 1) < masked_rows
     return {
         **batch,
         "input_ids": ids.masked_fill(masked, tokenizer.mask_token_id),
@@ -219,54 +243,90 @@ def encode(tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str, int]])
     }
 
 
-def pretrain_text(out: Path, steps: int = 6000, batch_size: int = 64) -> None:
-    """A BERT on pairs of sentences: masked words, and whether both belong to one document."""
-    torch.manual_seed(SEED)
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the text encoder's pretraining."""
+
+    name: str
+    couples: Callable[[random.Random, bool], Iterator[Couple]]
+    masked_rows: float
+    learning_rate: float
+    steps: int
+
+
+PHASES = (
+    Phase("same document", couples, masked_rows=1.0, learning_rate=2e-3, steps=6000),
+    Phase("claim follows", inferences, masked_rows=0.3, learning_rate=1e-3, steps=2500),
+)
+
+
+def pretrain_text(out: Path, batch_size: int = 64) -> None:
+    """A BERT on couples of sentences: masked words, and whether the two belong together."""
     tokenizer = make_tokenizer()
-    model = BertForPreTraining(BertConfig(vocab_size=len(tokenizer), **BERT))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    stream = couples(random.Random(SEED), held=False)
+    config = BertConfig(vocab_size=len(tokenizer), **BERT)
+    folder = out / "claims-transformer"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    bert: BertModel | None = None
+    for phase in PHASES:
+        torch.manual_seed(SEED)
+        model = BertForPreTraining(config)  # the heads of both objectives start anew
+        if bert is not None:
+            model.bert.load_state_dict(bert.state_dict(), strict=False)
+        run_phase(phase, model, tokenizer, batch_size)
+        bert = model.bert
+        bert.pooler = None  # the readout is the first token itself
+        bert.save_pretrained(folder)
+
+
+def run_phase(
+    phase: Phase, model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, batch_size: int
+) -> None:
+    """Train one phase and print how it does on couples that were kept from it."""
+    rate, steps = phase.learning_rate, phase.steps
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    stream = phase.couples(random.Random(SEED), False)
     model.train()
     for step in range(steps):
-        batch = encode(tokenizer, [next(stream) for _ in range(batch_size)])
-        loss = model(**batch).loss
+        rows = [next(stream) for _ in range(batch_size)]
+        loss = model(**encode(tokenizer, rows, phase.masked_rows)).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 500 == 0:
-            print(f"text: step {step}, loss {loss.item():.3f}", flush=True)
+            print(f"text, {phase.name}: step {step}, loss {loss.item():.3f}", flush=True)
     model.eval()
-    print("text: on pairs of sentences never trained on,", evaluate_text(model, tokenizer))
-
-    folder = out / "claims-transformer"
-    folder.mkdir(parents=True, exist_ok=True)
-    bert = model.bert
-    bert.pooler = None  # the readout is the first token itself
-    bert.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    print(
+        f"text, {phase.name}: on couples never trained on, {evaluate_text(phase, model, tokenizer)}"
+    )
 
 
 @torch.inference_mode()
-def evaluate_text(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast) -> str:
+def evaluate_text(
+    phase: Phase, model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast
+) -> str:
     """Accuracy of both objectives on held-out couples; words only where the couple belongs."""
-    stream = couples(random.Random(SEED + 1), held=True)
+    stream = phase.couples(random.Random(SEED + 1), True)
     right = np.zeros(2)
     total = np.zeros(2)
     for _ in range(20):
         rows = [next(stream) for _ in range(256)]
-        batch = encode(tokenizer, rows)
-        out = model(**batch)
-        labels, together = batch["labels"], batch["next_sentence_label"]
-        asked = (labels != -100) & (together == 0).unsqueeze(1)
-        right[0] += (out.prediction_logits.argmax(-1) == labels)[asked].sum().item()
-        total[0] += asked.sum().item()
-        right[1] += (out.seq_relationship_logits.argmax(-1) == together).sum().item()
-        total[1] += len(rows)
+        for objective, masked_rows in enumerate((1.0, 0.0)):
+            batch = encode(tokenizer, rows, masked_rows)
+            out = model(**batch)
+            labels, apart = batch["labels"], batch["next_sentence_label"]
+            asked = (labels != -100) & (apart == 0).unsqueeze(1)
+            if objective == 0:
+                right[0] += (out.prediction_logits.argmax(-1) == labels)[asked].sum().item()
+                total[0] += asked.sum().item()
+            else:
+                right[1] += (out.seq_relationship_logits.argmax(-1) == apart).sum().item()
+                total[1] += len(rows)
     words, belong = right / total
-    return f"masked words {words:.3f}, same document {belong:.3f}"
+    return f"masked words {words:.3f}, {phase.name} {belong:.3f}"
 
 
 def main() -> None:

@@ -110,7 +110,6 @@ def test_commands_of_readme_docs_and_configs_work(place, monkeypatch, capsys):
         if command in seen:
             continue
         seen.append(command)
-        monkeypatch.delenv("FUSIONKIT_RUN_FOLDER", raising=False)
         if command.startswith("make "):
             assert f"\n{command.removeprefix('make ')}:" in (ROOT / "Makefile").read_text()
         else:
@@ -120,7 +119,6 @@ def test_commands_of_readme_docs_and_configs_work(place, monkeypatch, capsys):
 
 def test_python_of_the_readme_works(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.delenv("FUSIONKIT_RUN_FOLDER", raising=False)
     assert run("fusionkit fit --config configs/quickstart.yaml") == 0
     (block,) = blocks((ROOT / "README.md").read_text(), "python")
     assert "predict" in block

@@ -104,7 +104,9 @@ class TinyData(Dataset):
         sizes: tuple[int, int, int] = (64, 16, 16),
         seed: int = 0,
         unreadable: bool = False,
+        one_class: bool = False,
     ) -> None:
+        self.one_class = one_class
         self.task = task
         self.sizes = sizes
         self.seed = seed
@@ -113,7 +115,7 @@ class TinyData(Dataset):
 
     @property
     def classes(self) -> list[str] | None:
-        return None if self.task == "regression" else ["no", "yes"]
+        return None if self.task == "regression" else ["no", "yes"][: 1 if self.one_class else 2]
 
     def split(self, name: Split) -> list[Sample]:
         number = ("train", "val", "test").index(name)

@@ -34,7 +34,7 @@ examples:
   fusionkit list encoders
   fusionkit info conditional_prompt
   fusionkit check --config configs/quickstart.yaml
-  fusionkit fit --config configs/quickstart.yaml --complement bow --trainer.max_epochs 3
+  fusionkit fit --config configs/quickstart.yaml --fusion.experts 4 --trainer.max_epochs 3
 """
 
 

@@ -14,10 +14,10 @@ def run(argv: Sequence[str]) -> int:
     """Build what the config describes, without weights, and report."""
     parser = Parser(
         "check",
-        "Build everything a config names without loading weights, reading data or training, and "
+        "Build everything a config names without loading weights or training, and "
         "report what would be trained and how many parameters that is.",
         "--config FILE [--config FILE ...] [--json] [--KEY VALUE ...]",
-        f"example:\n  fusionkit check --config configs/quickstart.yaml --complement bow\n\n"
+        f"example:\n  fusionkit check --config configs/quickstart.yaml --fusion.experts 4\n\n"
         f"{OVERRIDES}\n\n`fusionkit fit --help` lists the keys.",
     )
     parser.add_config(required=True)

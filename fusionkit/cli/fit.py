@@ -10,8 +10,7 @@ from fusionkit.cli.parser import Parser
 _EXAMPLES = """\
 examples:
   fusionkit fit --config configs/quickstart.yaml
-  fusionkit fit --config configs/quickstart.yaml --complement bow --trainer.max_epochs 3
-  fusionkit fit --config configs/food101.yaml --config configs/my_machine.yaml
+  fusionkit fit --config configs/quickstart.yaml --fusion.experts 4 --trainer.max_epochs 3
   fusionkit fit --config configs/quickstart.yaml --ckpt_path last
 """
 

@@ -18,7 +18,7 @@ _COLUMN = 34
 OVERRIDES = """\
 Any key of a config can be set on the command line, its value written as YAML:
   --fusion.experts 4      set one argument; --fusion.experts=4 is the same
-  --complement gpt2       another name replaces the component with all its arguments
+  --complement bow        another name replaces the component with all its arguments
   --complement null       remove it"""
 
 

@@ -30,16 +30,23 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "list",
         "What is installed, with the distribution it comes from.",
-        f"{{{','.join(_KINDS)}}} [--json]",
+        f"[{'|'.join(_KINDS)}] [--json]",
     )
-    parser.add_argument("what", choices=_KINDS, metavar="WHAT", help=", ".join(_KINDS))
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=_KINDS,
+        metavar="WHAT",
+        help=f"{', '.join(_KINDS)}; left out, all of them",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_only(argv)
-    found = [entry for kind in _KINDS[options.what] for entry in entries(kind).values()]
+    kinds = _KINDS[options.what] if options.what else tuple(ROLES)
+    found = [entry for kind in kinds for entry in entries(kind).values()]
     if options.json:
         print(json.dumps([as_json(entry) for entry in found], indent=2))
     else:
-        _print_table(found, with_role=options.what == "encoders")
+        _print_table(found, with_role=options.what in (None, "encoders"))
     return 0
 
 

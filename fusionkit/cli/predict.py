@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from fusionkit.cli.keys import OVERRIDES
 from fusionkit.cli.parser import Parser
-from fusionkit.errors import ConfigError
-
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def run(argv: Sequence[str]) -> int:
     """Write the predictions for a table of new samples."""
     parser = Parser(
         "predict",
-        "Predictions of a trained model for a table of new samples, one row for each of its rows.",
-        "--ckpt_path RUN|FILE --input TABLE --output FILE",
-        "example:\n  fusionkit predict --ckpt_path runs/food101 --input new.csv --output out.csv",
+        "Predictions of a trained model for a table of new samples, one row for each of its rows. "
+        "--config and overrides change the config it was trained with: where weights are now, say.",
+        "--ckpt_path RUN|FILE --input TABLE --output FILE [--config FILE] [--KEY VALUE]",
+        "example:\n  fusionkit predict --ckpt_path runs/quickstart --input new_claims.csv "
+        f"--output predictions.csv\n\n{OVERRIDES}\n\n`fusionkit fit --help` lists the keys.",
     )
     parser.add_checkpoint()
     parser.add_argument(
@@ -27,16 +26,16 @@ def run(argv: Sequence[str]) -> int:
         help="CSV, TSV, JSONL or Parquet with the columns of the training table; no label needed",
     )
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help=f"one of {', '.join(_SUFFIXES)}"
+        "--output", required=True, metavar="FILE", help="the same formats, by the file's ending"
     )
-    options = parser.parse_only(argv)
-    if Path(options.output).suffix not in _SUFFIXES:
-        raise ConfigError(
-            f"--output {options.output}: predictions are written as {', '.join(_SUFFIXES)}; "
-            f"give the file one of these endings."
-        )
+    parser.add_config(required=False)
+    options, overrides = parser.parse_with_overrides(argv)
+
+    from fusionkit.data.read import check_suffix
+
+    check_suffix(options.output)
 
     from fusionkit.training.evaluate import predict
 
-    print(predict(options.ckpt_path, options.input, options.output))
+    print(predict(options.ckpt_path, options.input, options.output, options.config, overrides))
     return 0

@@ -74,6 +74,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "lr", "weight_decay", "gamma")
+        wrong = [f"group_lr.{k}: {v}" for k, v in self.group_lr.items() if v < 0]
+        wrong += [f"milestones: {m}" for m in self.milestones if m < 1]
+        if wrong:
+            raise ConfigError(
+                f"Rates are at least 0 and milestones at least 1; {', '.join(wrong)}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,8 @@ class TrainerConfig:
         max_epochs: Passes over the training split.
         accelerator: auto takes a GPU when there is one.
         devices: How many, which ones, or auto.
-        num_nodes: Machines.
-        strategy: Lightning's name for it: auto, ddp, ...
-        precision: auto is bf16-mixed on a GPU that has it, 32-true elsewhere.
+        strategy: How several devices share the work.
+        precision: auto is bf16-mixed on a GPU that has it, 16-mixed on others, 32-true on a CPU.
         accumulate_grad_batches: Batches per optimizer step.
         gradient_clip_val: Largest gradient norm; null for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
@@ -102,11 +107,10 @@ class TrainerConfig:
     """
 
     max_epochs: int = 12
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int | str | list[int] = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = 1.0
     gradient_checkpointing: bool = False
@@ -120,10 +124,15 @@ class TrainerConfig:
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(
-            self, 1, "max_epochs", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"
-        )
+        _at_least(self, 1, "max_epochs", "accumulate_grad_batches", "log_every_n_steps")
         _at_least(self, 0, "gradient_clip_val", "early_stopping")
+        for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+            limit = getattr(self, name)
+            if limit <= 0 or (isinstance(limit, float) and limit > 1):
+                raise ConfigError(
+                    f"{name} is a number of batches (1 or more) or a share above 0 and up to 1.0, "
+                    f"given {limit}."
+                )
 
 
 SECTIONS: dict[str, type[LoaderConfig | OptimizerConfig | TrainerConfig]] = {

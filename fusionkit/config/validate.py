@@ -55,17 +55,26 @@ def load_config(
     return _build(merged, Path(files[-1]).stem if files else "run")
 
 
-def experiment_from_mapping(mapping: Mapping[str, Any], source: str = "checkpoint") -> Experiment:
+def experiment_from_mapping(
+    mapping: Mapping[str, Any],
+    source: str = "checkpoint",
+    overrides: Mapping[str, Any] | None = None,
+) -> Experiment:
     """The experiment of a mapping such as :attr:`Experiment.resolved`.
 
     Args:
         mapping: Written as a config file is.
         source: How error messages call it.
+        overrides: Merged over it, written in the same way.
 
     Raises:
         ConfigError: As for :func:`load_config`.
     """
-    return load_config((), start=(mapping, source))
+    merged = Merged()
+    merged.add(mapping, source)
+    if overrides:
+        merged.add(overrides, "overrides")
+    return _build(merged, "run")
 
 
 def _build(merged: Merged, name: str) -> Experiment:

@@ -149,7 +149,8 @@ def make_loader(
         collate_fn=Collate(tuple(roles), task, outputs),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
-        persistent_workers=workers > 0,
+        # Training starts its workers anew in each epoch: their seed then follows the epoch's.
+        persistent_workers=workers > 0 and not train,
     )
 
 

@@ -59,7 +59,7 @@ _REFUSED = {
     "deberta": "its attention scores depend on relative positions, which prompts do not have",
     "deberta-v2": "its attention scores depend on relative positions, which prompts do not have",
     "mpnet": "its attention adds a bias for the relative position of every pair of tokens",
-    "gpt2": "it reads from left to right; use the encoder 'gpt2'",
+    "gpt2": "it reads from left to right; bert takes encoders that read both ways",
 }
 
 

@@ -123,8 +123,7 @@ def _attend(attn: Any, rows: Tensor, n: int) -> Tensor:
         scores = (q * attn.scale) @ k.transpose(-2, -1)
         out = attn.attn_drop(scores.softmax(dim=-1)) @ v
     out = attn.norm(out.transpose(1, 2).flatten(2))
-    gate = getattr(attn, "gate", None)  # absent before timm 1.0.28
-    if gate is not None:
-        out = out * gate(rows[:, n:]).sigmoid()
+    if attn.gate is not None:
+        out = out * attn.gate(rows[:, n:]).sigmoid()
     projected: Tensor = attn.proj_drop(attn.proj(out))
     return projected

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fusionkit.errors import WeightsError, suggest
 
@@ -28,11 +27,6 @@ def locate(model: str) -> str:
             f"Known: {', '.join('fusionkit/' + other for other in known)}."
         )
     return str(SHIPPED / name)
-
-
-def on_meta(module: nn.Module) -> bool:
-    """Whether a module was built without storage, so that there is nothing to load into."""
-    return any(parameter.is_meta for parameter in module.parameters())
 
 
 def building_on_meta() -> bool:

@@ -69,6 +69,11 @@ class ConditionalPrompt(Fusion):
     ) -> None:
         used = complements if dynamic or mapped else ()
         super().__init__(main, used)
+        if importance_weight < 0 or importance_threshold < 0:
+            raise ConfigError(
+                f"importance_weight and importance_threshold are at least 0, given "
+                f"{importance_weight} and {importance_threshold}."
+            )
         if not isinstance(main.encoder, MainEncoder):
             raise ConfigError(f"{type(main.encoder).__name__} has no layers to prompt.")
         if not main.takes_prompts:
@@ -106,7 +111,7 @@ class ConditionalPrompt(Fusion):
         feature = self.main(inputs["main"], prompts).pooled
         routing = prompts.routing
         losses = {}
-        if routing is not None and self.importance_weight > 0:
+        if self.training and routing is not None and self.importance_weight > 0:
             loss = importance_loss(routing.probabilities, self.importance_threshold)
             losses["importance"] = self.importance_weight * loss
         return FusionOutput(feature, routing, losses)

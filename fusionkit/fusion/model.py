@@ -47,7 +47,8 @@ class RegressionHead(nn.Linear):
         self.target_std.copy_(spread if spread > 0 else torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features) * self.target_std + self.target_mean
+        # In float32: bfloat16 would round years to the next eight.
+        return super().forward(features).float() * self.target_std + self.target_mean
 
 
 class FusionModel(nn.Module):

@@ -78,7 +78,10 @@ class ConditionalPrompts(nn.Module):
         init_range: float = INIT_RANGE,
     ) -> None:
         super().__init__()
-        _check(static, dynamic, mapped, prompt_length, experts, top_k, temperature)
+        _check(
+            static, dynamic, mapped, prompt_length, experts, top_k, temperature,
+            noise, mapper_dim, init_range,
+        )  # fmt: skip
         first, last = _layer_range(layers, len(widths))
         chosen = list(widths[first:last])
         self.layers = tuple(range(first, last))
@@ -190,6 +193,9 @@ def _check(
     experts: int,
     top_k: int | None,
     temperature: float,
+    noise: float | None,
+    mapper_dim: int,
+    init_range: float,
 ) -> None:
     if not (static or dynamic or mapped):
         raise ConfigError("Switch on at least one of static, dynamic and mapped prompts.")
@@ -204,6 +210,11 @@ def _check(
         )
     if temperature <= 0:
         raise ConfigError(f"temperature is above 0, given {temperature}.")
+    if mapper_dim < 1 or init_range < 0 or (noise is not None and noise < 0):
+        raise ConfigError(
+            f"mapper_dim is at least 1, init_range and noise at least 0, given {mapper_dim}, "
+            f"{init_range} and {noise}."
+        )
 
 
 def _layer_range(layers: tuple[int, int] | None, depth: int) -> tuple[int, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.data.loading import RoleInput, pick_field
@@ -53,6 +55,20 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
             if isinstance(transfer.encoder, MainEncoder):
                 transfer.encoder.gradient_checkpointing = True
     return model
+
+
+def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, str]]:
+    """The model without weights (on the meta device), the data set, and the field of each role.
+
+    Raises:
+        FusionkitError: The experiment cannot be built.
+    """
+    dataset: Dataset = experiment.data.build()
+    fields = field_by_role(experiment, dataset)
+    outputs = dataset.outputs
+    with torch.device("meta"):
+        model = build_model(experiment, outputs, dataset.task == "regression")
+    return model, dataset, fields
 
 
 def role_inputs(model: FusionModel, fields: Mapping[str, str], train: bool) -> list[RoleInput]:

@@ -99,7 +99,7 @@ class ProgressBar(RichProgressBar):
 
 _NOT_HERE = (
     ".*does not have many workers.*",  # loader.workers says how many
-    ".*exists and is not empty.*",  # the folder of a continued run
+    ".*exists and is not empty.*",  # the folder of a continued run, whose log is kept
     ".*number of training batches.*smaller than the logging interval.*",
     ".*No (positive|negative) samples in targets.*",  # AUROC of a class that a split lacks
     ".*module.s. in eval mode at the start of training.*",  # the frozen encoders

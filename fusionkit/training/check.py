@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset
 from fusionkit.errors import DataError
-from fusionkit.training.assemble import build_model, field_by_role
+from fusionkit.training.assemble import dry_build
 from fusionkit.training.optimizer import learning_rates
 from fusionkit.training.parameters import PartCount, count_parameters
 
@@ -51,11 +48,9 @@ def check(experiment: Experiment) -> Report:
     Raises:
         FusionkitError: The experiment cannot be built.
     """
-    dataset: Dataset = experiment.data.build()
-    fields = field_by_role(experiment, dataset)
-    outputs = dataset.outputs
-    with torch.device("meta"):
-        model = build_model(experiment, outputs, dataset.task == "regression")
+    model, dataset, fields = dry_build(experiment)
+    for baseline in experiment.baselines.values():
+        dry_build(baseline)
     data: dict[str, int] | str
     try:
         data = {name: len(dataset.split(name)) for name in ("train", "val", "test")}
@@ -68,6 +63,6 @@ def check(experiment: Experiment) -> Report:
         count_parameters(model),
         fields,
         {group: rate for group, rate in rates.items() if group in trained_groups},
-        outputs,
+        dataset.outputs,
         data,
     )

@@ -112,13 +112,12 @@ def check_names(saved: Iterable[str], wanted: Iterable[str], where: str) -> None
         )
 
 
-def check_frozen(saved: Mapping[str, str], model: FusionModel, where: str) -> None:
-    """Compare the frozen weights a checkpoint was trained upon with a model's.
+def check_frozen(saved: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
+    """Compare the hashes of the frozen weights a checkpoint was trained upon with a model's.
 
     Raises:
         CheckpointError: They differ; the message names the encoders.
     """
-    now = frozen_hashes(model)
     differing = sorted(
         role for role in saved.keys() | now.keys() if saved.get(role) != now.get(role)
     )
@@ -185,8 +184,15 @@ def describe(path: str | Path) -> Description:
     return Description(**fields)
 
 
-def load_into(model: FusionModel, path: str | Path) -> Description:
+def load_into(
+    model: FusionModel, path: str | Path, frozen: Mapping[str, str] | None = None
+) -> None:
     """Load a checkpoint's tensors into a model, strictly.
+
+    Args:
+        model: Built from the checkpoint's config.
+        path: See :func:`find_file`.
+        frozen: Hashes of the model's frozen weights, if they are known.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or of another shape, or the frozen
@@ -204,6 +210,5 @@ def load_into(model: FusionModel, path: str | Path) -> Description:
                 f"{found}: {name} has shape {tuple(value.shape)}, the model's has "
                 f"{tuple(state[name].shape)}. Use the config the checkpoint was made with."
             )
-    check_frozen(description.frozen, model, str(found))
-    model.load_state_dict(tensors, strict=False)
-    return description
+    check_frozen(description.frozen, frozen or frozen_hashes(model), str(found))
+    model.load_state_dict(tensors, strict=False)  # strict by the checks above

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,11 @@ from fusionkit.data.table import Table
 from fusionkit.data.write import write_table
 from fusionkit.errors import CheckpointError, DataError
 from fusionkit.training import checkpoint
-from fusionkit.training.assemble import role_inputs
+from fusionkit.training.assemble import field_by_role, role_inputs
 from fusionkit.training.callbacks import ProgressBar, quiet
 from fusionkit.training.predictor import rebuild
-from fusionkit.training.run import precision_of
 from fusionkit.training.task import FusionTask
+from fusionkit.training.trainer import precision_of
 
 
 def evaluate(
@@ -60,16 +60,22 @@ def evaluate(
             f"{ckpt_path} predicts the classes {description.classes}, the data has {classes}. "
             f"State the checkpoint's classes in data.classes."
         )
-    model, _ = rebuild(ckpt_path, experiment)
-    task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer)
+    task = _task(ckpt_path, experiment, description)
     with quiet():
-        trainer, loader = _prepare(experiment, task, description, samples)
+        fields = field_by_role(experiment, dataset)
+        trainer, loader = _prepare(experiment, task, fields, samples)
         step = trainer.validate if stage == "validate" else trainer.test
         found = step(task, loader, verbose=False)
     return {name: float(value) for name, value in found[0].items()}
 
 
-def predict(ckpt_path: str, input: str, output: str) -> Path:
+def predict(
+    ckpt_path: str,
+    input: str,
+    output: str,
+    files: Sequence[str] = (),
+    overrides: Sequence[tuple[str, str]] = (),
+) -> Path:
     """Predict every row of a table and write the table with predictions beside its columns.
 
     ``prediction`` holds the class name (a list of names for multi-label, a number for
@@ -79,31 +85,32 @@ def predict(ckpt_path: str, input: str, output: str) -> Path:
         ckpt_path: Run folder or checkpoint file.
         input: CSV, TSV, JSONL or Parquet with the columns the model was trained on; no labels.
         output: The same formats, by suffix.
+        files: Config files merged over the checkpoint's config: where weights are now, say.
+        overrides: Dotted keys and values, merged over that.
 
     Raises:
         DataError: The table lacks a column or holds an unreadable file.
     """
     check_suffix(output)  # before the work, not after
     description = checkpoint.describe(ckpt_path)
-    experiment = load_config((), (), start=(description.config, str(ckpt_path)))
+    experiment = load_config(files, overrides, start=(description.config, str(ckpt_path)))
     samples = _table_like(experiment.data.build(), input).split("predict")
     if not samples:
         raise DataError(f"{input} has no rows.")
-    model, _ = rebuild(ckpt_path, experiment)
-    outputs = 1 if description.classes is None else len(description.classes)
-    task = FusionTask(model, description.task, outputs, experiment.optimizer)
+    task = _task(ckpt_path, experiment, description)
     with quiet():
-        trainer, loader = _prepare(experiment, task, description, samples)
+        trainer, loader = _prepare(experiment, task, description.fields, samples)
         batches: Any = trainer.predict(task, loader)
     order = torch.cat([index for index, _ in batches]).argsort()
     predicted = torch.cat([values for _, values in batches])[order]
-    table = read_columns(Path(input))
+    table = read_columns(Path(input).expanduser())
     for name, column in prediction_columns(description, predicted).items():
         if name in table.column_names:
             table = table.drop_columns(name)
         table = table.append_column(name, pa.array(column))
-    write_table(table, Path(output))
-    return Path(output)
+    written = Path(output).expanduser()
+    write_table(table, written)
+    return written
 
 
 def prediction_columns(
@@ -142,10 +149,18 @@ def _table_like(dataset: Dataset, file: str) -> Table:
     )
 
 
+def _task(
+    ckpt_path: str, experiment: Experiment, description: checkpoint.Description
+) -> FusionTask:
+    model = rebuild(ckpt_path, experiment, description)
+    outputs = model.head.out_features
+    return FusionTask(model, description.task, outputs, experiment.optimizer, description.frozen)
+
+
 def _prepare(
     experiment: Experiment,
     task: FusionTask,
-    description: checkpoint.Description,
+    fields: Mapping[str, str],
     samples: Sequence[Sample],
 ) -> tuple[L.Trainer, Any]:
     config = experiment.trainer
@@ -162,8 +177,8 @@ def _prepare(
     )
     loader = make_loader(
         samples,
-        role_inputs(task.model, description.fields, train=False),
-        description.task,
+        role_inputs(task.model, fields, train=False),
+        task.task,
         task.model.head.out_features,
         experiment.loader,
         train=False,

@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from fusionkit.errors import CheckpointError
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+from fusionkit.errors import CheckpointError, ConfigError
 
 RESUME = "last.ckpt"
-_CHOSEN = "FUSIONKIT_RUN_FOLDER"  # so that the processes of one distributed run share a folder
+CONFIG = "config.yaml"
+_CHOSEN = "FUSIONKIT_RUN_FOLDER"  # tells the processes that Lightning starts which folder is theirs
+
+# What may change when a run continues.
+_MAY_CHANGE = (
+    "name",
+    "output",
+    "baselines",
+    "loader.workers",
+    "loader.eval_batch_size",
+    "trainer.max_epochs",
+    "trainer.accelerator",
+    "trainer.early_stopping",
+    "trainer.progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.limit_test_batches",
+)
+
+
+def is_first_process() -> bool:
+    """Whether this process prints and writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def new_folder(parent: Path) -> Path:
-    """Make and return the next free numbered folder."""
-    chosen = os.environ.get(_CHOSEN)
-    if chosen and Path(chosen).parent == parent:
-        return Path(chosen)
+    """Make and return the next free numbered folder; further processes get the first one's.
+
+    Raises:
+        ConfigError: This process was started by something that does not hand the folder on.
+    """
+    if not is_first_process():
+        if _CHOSEN not in os.environ:
+            raise ConfigError(
+                "Several processes were started from outside. Start one `fusionkit fit`: "
+                "trainer.devices says how many processes it starts itself."
+            )
+        return Path(os.environ[_CHOSEN])
     parent.mkdir(parents=True, exist_ok=True)
     taken = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
     number = max(taken, default=-1) + 1
@@ -58,3 +95,58 @@ def resume_folder(parent: Path, ckpt_path: str) -> Path:
             f"{folder} holds no {RESUME} to continue from. Give a run folder, or `last`."
         )
     return folder
+
+
+def check_same_config(folder: Path, resolved: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under another config.
+
+    Raises:
+        ConfigError: Lists the keys that differ and may not.
+    """
+    before = _flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    now = _flat(resolved)
+    changed = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"The run in {folder} cannot continue under another config: {'; '.join(changed[:5])}"
+            f"{'; ...' if len(changed) > 5 else ''}. Set them back, or start a new run."
+        )
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def keep_metrics(folder: Path) -> None:
+    """Put the step log of a run that continues aside, as ``metrics.1.csv`` and so on."""
+    log = folder / "metrics.csv"
+    if log.exists():
+        number = len(list(folder.glob("metrics.*.csv"))) + 1
+        log.rename(folder / f"metrics.{number}.csv")
+
+
+def baseline_folders(labels: Iterable[str]) -> dict[str, str]:
+    """A folder name for each baseline.
+
+    Raises:
+        ConfigError: Two labels give the same one.
+    """
+    names = {label: re.sub(r"[^\w-]+", "_", label).strip("_") or "_" for label in labels}
+    for label, name in names.items():
+        twins = [other for other in names if names[other] == name]
+        if len(twins) > 1:
+            raise ConfigError(
+                f"baselines: the labels {' and '.join(map(repr, twins))} share a folder; "
+                f"rename {label!r}."
+            )
+    return names

@@ -64,19 +64,18 @@ def make_optimizer(model: FusionModel, config: OptimizerConfig) -> torch.optim.A
             }
             for (group, matrices), parameters in groups.items()
         ],
-        fused=all(p.is_cuda for members in groups.values() for p in members) or None,
+        # Not fused: Lightning cannot clip gradients under mixed precision for a fused optimizer.
     )
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimizerConfig, epochs: int, steps: int
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int
 ) -> dict[str, Any]:
     """Lightning's description of the learning-rate schedule.
 
     Args:
         optimizer: Its learning rates are the peaks.
         config: Which schedule.
-        epochs: Of the whole run.
         steps: Optimizer steps of the whole run.
     """
     scheduler: LRScheduler

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -45,6 +44,8 @@ class Predictor:
         Raises:
             DataError: A row lacks a field or holds one that cannot be read.
         """
+        if not rows:
+            raise DataError("There are no rows to predict.")
         wanted = [self.description.fields[role] for role in self.model.fusion.encoders]
         for number, row in enumerate(rows, start=1):
             for name in wanted:
@@ -86,22 +87,28 @@ def _to(inputs: Any, device: torch.device) -> Any:
     }
 
 
-def load(path: str | Path) -> Predictor:
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Predictor:
     """Rebuild a trained model from a run folder or a checkpoint file.
+
+    Args:
+        path: See :func:`fusionkit.training.checkpoint.find_file`.
+        overrides: Merged over its config: ``{"main": {"weights": "moved/here.safetensors"}}``.
 
     Raises:
         CheckpointError: See :func:`fusionkit.training.checkpoint.load_into`.
     """
     description = checkpoint.describe(path)
-    experiment = experiment_from_mapping(description.config)
-    return Predictor(*rebuild(path, experiment), description)
+    experiment = experiment_from_mapping(description.config, str(path), overrides or {})
+    return Predictor(rebuild(path, experiment, description), experiment, description)
 
 
-def rebuild(path: str | Path, experiment: Experiment) -> tuple[FusionModel, Experiment]:
+def rebuild(
+    path: str | Path, experiment: Experiment, description: checkpoint.Description
+) -> FusionModel:
     """The model of an experiment with a checkpoint's trained weights, in evaluation mode."""
-    description = checkpoint.describe(path)
-    L.seed_everything(experiment.seed, workers=True, verbose=False)
     outputs = 1 if description.classes is None else len(description.classes)
-    model = build_model(experiment, outputs, description.task == "regression")
+    with torch.random.fork_rng():  # frozen random weights come out as they were in training
+        torch.manual_seed(experiment.seed)
+        model = build_model(experiment, outputs, description.task == "regression")
     checkpoint.load_into(model, path)
-    return model.eval(), experiment
+    return model.eval()

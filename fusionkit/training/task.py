@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -28,17 +29,24 @@ class FusionTask(L.LightningModule):
         task: What it predicts.
         outputs: Number of classes, or 1.
         optimizer: Learning rates and schedule.
+        frozen: Hashes of the frozen weights by role.
     """
 
     strict_loading = False  # frozen weights are not in the checkpoint; on_load_checkpoint is strict
 
     def __init__(
-        self, model: FusionModel, task: Task, outputs: int, optimizer: OptimizerConfig
+        self,
+        model: FusionModel,
+        task: Task,
+        outputs: int,
+        optimizer: OptimizerConfig,
+        frozen: Mapping[str, str],
     ) -> None:
         super().__init__()
         self.model = model
         self.task = task
         self.optimizer_config = optimizer
+        self.frozen = dict(frozen)
         self.metrics = nn.ModuleDict(
             {stage: make_metrics(task, outputs, f"{stage}/") for stage in ("val", "test")}
         )
@@ -58,9 +66,10 @@ class FusionTask(L.LightningModule):
         size = len(batch["target"])
         loss = self._loss(output.logits, batch["target"])
         for name, term in output.fused.losses.items():
-            self.log(f"train/{name}", term, batch_size=size)
+            self.log(f"train/{name}_loss", term, batch_size=size)  # as weighted in the loss
             loss = loss + term
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> None:
@@ -86,9 +95,8 @@ class FusionTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.optimizer_config)
-        epochs = self.trainer.max_epochs or 1
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = make_schedule(optimizer, self.optimizer_config, epochs, steps)
+        schedule = make_schedule(optimizer, self.optimizer_config, steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -98,7 +106,7 @@ class FusionTask(L.LightningModule):
             for name, value in checkpoint["state_dict"].items()
             if name.removeprefix("model.") in trained
         }
-        checkpoint["frozen"] = slim.frozen_hashes(self.model)
+        checkpoint["frozen"] = self.frozen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -109,7 +117,7 @@ class FusionTask(L.LightningModule):
         where = str(self.trainer.ckpt_path)
         saved = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
         slim.check_names(saved, slim.trained_names(self.model), where)
-        slim.check_frozen(checkpoint["frozen"], self.model, where)
+        slim.check_frozen(checkpoint["frozen"], self.frozen, where)
 
 
 def read_lightning_checkpoint(path: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class FineTune(Transfer):
     def __init__(self, encoder: ComplementEncoder) -> None:
         super().__init__(encoder)
         encoder.requires_grad_(True)
+        encoder.train()  # pretrained models arrive in evaluation mode
 
     def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
         return run(self.encoder, inputs, prompts)

@@ -43,6 +43,10 @@ class Prompt(Transfer):
                 f"The transfer 'prompt' needs layers to prompt; {type(encoder).__name__} has none. "
                 f"Use frozen or fine_tune."
             )
+        if length < 1 or init_range < 0:
+            raise ConfigError(
+                f"length is at least 1 and init_range at least 0, given {length} and {init_range}."
+            )
         super().__init__(encoder)
         freeze(encoder)
         self.prompts = StaticPrompts(encoder.layer_widths, length, init_range)

@@ -27,10 +27,9 @@ def config(tmp_path):
         (["fit", "--config=CONFIG", "--main=bow"], "main: 'bow' has no layers to prompt"),
         (["check", "--config", "CONFIG", "--seed=x"], "seed: expected int, given 'x'."),
         (["list", "encodrs"], "invalid choice: 'encodrs'"),
-        (["predict", "--ckpt_path", "x", "--input", "a", "--output", "b.txt"], ".csv, .jsonl, .pa"),
         (
-            ["predict", "--ckpt_path", "x", "--input", "a", "--output", "b.csv", "--seed", "1"],
-            "--s",
+            ["predict", "--ckpt_path", "x", "--input", "a", "--output", "b.txt"],
+            ".csv, .tsv, .jsonl",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command line over a table of photos and titles, as a user runs it; then all that can go wrong."""
+"""The command line over a table of photos and titles, then all that can go wrong."""
 
 from __future__ import annotations
 
@@ -45,11 +45,6 @@ def make_rows(folder: Path) -> list[dict]:
         kind = KINDS[i % 3]
         rows.append({"photo": f"{i}.png", "title": f"it is {kind}", "kind": kind, "part": part})
     return rows
-
-
-@pytest.fixture(autouse=True)
-def _own_run_folder(monkeypatch):
-    monkeypatch.delenv("FUSIONKIT_RUN_FOLDER", raising=False)
 
 
 @pytest.fixture
@@ -118,7 +113,10 @@ def broken(place: Path, change) -> None:
     [
         (["--complement", "brt"], "Unknown complement encoder 'brt'. Did you mean 'bert'"),
         (["--main", "bow"], "'bow' has no layers to prompt"),
-        (["--fusion.expert", "3"], "fusion.expert: conditional_prompt has no argument 'expert'. Did"),
+        (
+            ["--fusion.expert", "3"],
+            "fusion.expert: conditional_prompt has no argument 'expert'. Did",
+        ),
         (["--fusion.experts", "many"], "fusion.experts: expected int, given 'many'"),
         (["--data.files", "PLACE/thing.csv"], "thing.csv does not exist"),
         (["--data.label", "sort"], "'sort'"),

@@ -420,7 +420,10 @@ def test_damaged_or_absent_weights_are_named(tmp_path):
         ({"config": {"model_type": "brt"}, "weights": "random"}, "'brt' was refused"),
         ({"config": {"model_type": "deberta-v2"}, "weights": "random"}, "relative positions.*bert"),
         ({"config": {"model_type": "mpnet"}, "weights": "random"}, "relative position of every"),
-        ({"config": {"model_type": "gpt2"}, "weights": "random"}, "use the encoder 'gpt2'"),
+        (
+            {"config": {"model_type": "gpt2"}, "weights": "random"},
+            "bert takes encoders that read both ways",
+        ),
         ({"config": {"model_type": "rembert"}, "weights": "random"}, "not known to take prompts"),
         (
             {"config": {"model_type": "bert", "is_decoder": True}, "weights": "random"},

@@ -66,6 +66,7 @@ def test_the_importance_loss_is_weighted_and_noise_free():
     expected = 0.5 * importance_loss(output.routing.probabilities, 0.05)
     torch.testing.assert_close(output.losses["importance"], expected)
     assert not fusion(importance_weight=0.0)(batch()).losses
+    assert not model.eval()(batch()).losses
 
 
 def test_static_prompts_alone_keep_no_complement():

@@ -190,6 +190,8 @@ def test_padding_does_not_count_in_the_mean_of_tokens():
         ),
         ({"temperature": 0.0}, "temperature is above 0"),
         ({"layers": (2, 9)}, r"main encoder's 3 layers, given \[2, 9\]"),
+        ({"noise": -1.0}, "init_range and noise at least 0"),
+        ({"mapper_dim": 0}, "mapper_dim is at least 1"),
         ({"psi_dim": None}, "need a complement to condition on"),
     ],
 )

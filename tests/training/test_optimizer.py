@@ -67,7 +67,7 @@ def test_nothing_to_train_is_an_error():
 )
 def test_schedules(config, expected):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-    scheduler = make_schedule(optimizer, config, epochs=6, steps=6)["scheduler"]
+    scheduler = make_schedule(optimizer, config, steps=6)["scheduler"]
     rates = []
     for _ in range(6):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -13,6 +13,7 @@ from fusionkit.config.validate import experiment_from_mapping
 from fusionkit.errors import CheckpointError, ConfigError, DataError
 from fusionkit.training import checkpoint
 from fusionkit.training.run import fit
+from fusionkit.training.task import FusionTask
 
 
 def run(config: dict, ckpt_path: str | None = None, **sections):
@@ -20,11 +21,6 @@ def run(config: dict, ckpt_path: str | None = None, **sections):
     for key, value in sections.items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
     return fit(experiment_from_mapping(merged), ckpt_path)
-
-
-@pytest.fixture(autouse=True)
-def _own_run_folder(monkeypatch):
-    monkeypatch.delenv("FUSIONKIT_RUN_FOLDER", raising=False)
 
 
 def test_a_run_leaves_config_metrics_and_a_slim_checkpoint(tiny_config):
@@ -41,7 +37,7 @@ def test_a_run_leaves_config_metrics_and_a_slim_checkpoint(tiny_config):
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert experiment_from_mapping(saved).resolved == saved
     with (folder / "metrics.csv").open() as file:
-        assert {"epoch", "val/accuracy", "train/loss_epoch"} <= set(next(csv.reader(file)))
+        assert {"epoch", "val/accuracy", "train/loss"} <= set(next(csv.reader(file)))
 
 
 @pytest.mark.parametrize(
@@ -65,15 +61,14 @@ def test_a_regression_starts_at_the_mean_of_its_target(tiny_config):
     assert mae < 60  # targets are around 100, with a standard deviation of about 25
 
 
-def test_runs_get_new_folders_and_the_same_seed_the_same_result(tiny_config, monkeypatch):
+def test_runs_get_new_folders_and_the_same_seed_the_same_result(tiny_config):
     first = run(tiny_config)
-    monkeypatch.delenv("FUSIONKIT_RUN_FOLDER")
     second = run(tiny_config)
     assert second.folder.name == "001"
     assert first.metrics == second.metrics
 
 
-def test_a_continued_run_equals_an_uninterrupted_one(tiny_config, monkeypatch):
+def test_a_continued_run_equals_an_uninterrupted_one(tiny_config):
     whole = run(tiny_config, name="whole", trainer={"max_epochs": 4})
     run(tiny_config, name="halves", trainer={"max_epochs": 2})
     halves = run(tiny_config, "last", name="halves", trainer={"max_epochs": 4})
@@ -98,8 +93,97 @@ def test_nothing_to_continue_says_so(tiny_config, tmp_path):
 
 def test_continuing_another_model_is_refused(tiny_config):
     run(tiny_config)
-    with pytest.raises(CheckpointError, match="last.ckpt belongs to another model"):
+    with pytest.raises(ConfigError, match="fusion.dynamic: True -> False. Set them back"):
         run(tiny_config, "last", fusion={"dynamic": False}, trainer={"max_epochs": 3})
+    with pytest.raises(ConfigError, match="optimizer.lr: None -> 1.0"):
+        run(tiny_config, "last", optimizer={"lr": 1.0}, trainer={"max_epochs": 3})
+
+
+def test_a_resume_checkpoint_of_another_model_is_refused(tiny_config):
+    first = run(tiny_config).folder
+    other = run(tiny_config, fusion={"dynamic": False}).folder
+    (other / "last.ckpt").replace(first / "last.ckpt")
+    with pytest.raises(CheckpointError, match="000/last.ckpt belongs to another model"):
+        run(tiny_config, str(first), trainer={"max_epochs": 3})
+
+
+def test_a_continued_run_keeps_its_earlier_log(tiny_config):
+    run(tiny_config)
+    folder = run(tiny_config, "last", trainer={"max_epochs": 3}).folder
+    epochs = [
+        {row["epoch"] for row in csv.DictReader((folder / name).open()) if row["val/accuracy"]}
+        for name in ("metrics.1.csv", "metrics.csv")
+    ]
+    assert epochs == [{"0", "1"}, {"2"}]
+
+
+def test_an_interrupt_can_be_continued(tiny_config, monkeypatch):
+    def interrupt(self, batch, batch_idx):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    step = FusionTask.training_step
+    monkeypatch.setattr(FusionTask, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config)
+    monkeypatch.undo()
+    folder = Path(tiny_config["output"]) / "tiny" / "000"
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_failed_start_leaves_no_folder(tiny_config):
+    with pytest.raises(ConfigError):
+        run(tiny_config, fusion={"layers": [0, 9]})
+    assert not Path(tiny_config["output"]).exists()
+
+
+def test_a_wrong_baseline_is_said_before_the_main_run(tiny_config):
+    with pytest.raises(ConfigError, match=r"given \[0, 9\]"):
+        run(tiny_config, baselines={"bad": {"fusion": {"layers": [0, 9]}}})
+    with pytest.raises(ConfigError, match="'a b' and 'a/b' share a folder"):
+        run(tiny_config, baselines={"a b": {"seed": 1}, "a/b": {"seed": 2}})
+    assert not Path(tiny_config["output"]).exists()
+
+
+def test_a_fine_tuned_encoder_trains_in_training_mode(tiny_config, monkeypatch):
+    seen = []
+
+    def watch(self, batch, batch_idx):
+        encoders = self.model.fusion.encoders
+        seen.append({role: transfer.encoder.training for role, transfer in encoders.items()})
+        return step(self, batch, batch_idx)
+
+    step = FusionTask.training_step
+    monkeypatch.setattr(FusionTask, "training_step", watch)
+    run(tiny_config, complement_transfer="fine_tune")
+    assert all(modes == {"main": False, "complement": True} for modes in seen)
+
+
+def test_mixed_precision_clips_gradients_and_keeps_large_numbers_apart(tiny_config):
+    result = run(
+        tiny_config,
+        data={"task": "regression"},
+        trainer={"precision": "bf16-mixed", "gradient_clip_val": 0.1},
+    )
+    guesses = fusionkit.load(result.folder).predict(
+        [{"a": torch.randn(24).tolist(), "b": torch.randn(6).tolist()} for _ in range(30)]
+    )
+    assert len(guesses.unique()) == 30
+
+
+def test_a_model_whose_weights_moved_is_loaded_with_an_override(tiny_config):
+    folder = run(tiny_config).folder
+    loaded = fusionkit.load(folder, {"trainer": {"accelerator": "auto"}})
+    assert loaded.experiment.trainer.accelerator == "auto"
+    assert loaded.experiment.main.init == {"dim": 8, "depth": 2}
+
+
+def test_loading_a_model_leaves_the_random_state_alone(tiny_config):
+    folder = run(tiny_config).folder
+    state = torch.get_rng_state()
+    fusionkit.load(folder)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_best_epoch_is_kept_not_the_last(tiny_config):
@@ -148,6 +232,8 @@ def test_errors_before_training(tiny_config):
         run(tiny_config, data={"sizes": [0, 8, 8]})
     with pytest.raises(ConfigError, match="no metric 'val/acuracy'. Did you mean 'val/accuracy'"):
         run(tiny_config, trainer={"monitor": "val/acuracy"})
+    with pytest.raises(DataError, match="one class only"):
+        run(tiny_config, data={"one_class": True})
     with pytest.raises(ConfigError, match="early_stopping needs a validation split"):
         run(tiny_config, data={"sizes": [8, 0, 8]}, trainer={"early_stopping": 1})
 
