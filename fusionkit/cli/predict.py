@@ -14,9 +14,9 @@ def run(argv: Sequence[str]) -> int:
         "predict",
         "Predictions of a trained model for a table of new samples, one row for each of its rows. "
         "--config and overrides change the config it was trained with: where weights are now, say.",
-        "--ckpt_path RUN|FILE --input TABLE --output FILE [--config FILE] [--KEY VALUE]",
-        "example:\n  fusionkit predict --ckpt_path runs/quickstart --input new_claims.csv "
-        f"--output predictions.csv\n\n{OVERRIDES}\n\n`fusionkit fit --help` lists the keys.",
+        "--ckpt_path RUN|FILE --input TABLE --output FILE [--config FILE] [...]",
+        "example:\n  fusionkit predict --ckpt_path runs/quickstart --input new_claims.csv \\\n"
+        f"      --output predictions.csv\n\n{OVERRIDES}\n\n`fusionkit fit --help` lists the keys.",
     )
     parser.add_checkpoint()
     parser.add_argument(
@@ -30,10 +30,6 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_config(required=False)
     options, overrides = parser.parse_with_overrides(argv)
-
-    from fusionkit.data.read import check_suffix
-
-    check_suffix(options.output)
 
     from fusionkit.training.evaluate import predict
 
