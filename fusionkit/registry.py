@@ -210,7 +210,8 @@ def _check_signature(found: type[Any], who: str) -> None:
     for parameter in list(inspect.signature(found.__init__).parameters.values())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PluginError(
-                f"The plug-in {who} takes {parameter}; a config needs every argument by name."
+                f"The plug-in {who} takes {parameter}; a config needs every argument by name. "
+                f"Give the class an __init__ of its own with explicit arguments."
             )
         if parameter.annotation is parameter.empty:
             raise PluginError(

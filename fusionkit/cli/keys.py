@@ -68,7 +68,7 @@ def _default(field: Field[Any]) -> str:
 
 def phrase(text: str) -> str:
     """A docstring's sentence as one line without its full stop."""
-    line = " ".join(text.split())
+    line = " ".join(text.split()).replace("``", "`").replace("None ", "null ")
     return line if line.endswith("...") else line.removesuffix(".")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ _SHARES = ("accuracy", "f1_macro", "f1_micro", "auroc")
 
 
 def console() -> Console:
-    """The terminal, as wide as it is; no colours when output is not one."""
-    return Console(highlight=False)
+    """The terminal, as wide as it is; a file or pipe gets 100 columns and no colours."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 def parameter_table(counts: Sequence[PartCount]) -> Table:
@@ -54,7 +55,7 @@ class ResultRow:
 
 def results_table(rows: Sequence[ResultRow]) -> Table:
     """Metrics of one run or several, a row each."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    names = list(dict.fromkeys(n for row in rows for n in row.metrics if not n.endswith("/loss")))
     split = names[0].partition("/")[0] if names else ""
     title = {"test": "Results on the test split", "val": "Results on the validation split"}
     table = _table(title.get(split, "Results"))
