@@ -18,7 +18,7 @@ from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.data.loading import make_loader
 from fusionkit.errors import DataError
-from fusionkit.fusion.model import RegressionHead
+from fusionkit.fusion.model import FusionModel, RegressionHead
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import build_model, dry_build, field_by_role, role_inputs
 from fusionkit.training.callbacks import SaveBest, quiet
@@ -109,19 +109,7 @@ def _run(
     model = build_model(experiment, dataset.outputs, dataset.task == "regression")
     if isinstance(model.head, RegressionHead):
         model.head.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
-    loaders = {
-        name: make_loader(
-            samples,
-            role_inputs(model, fields, train=name == "train"),
-            dataset.task,
-            dataset.outputs,
-            experiment.loader,
-            train=name == "train",
-            seed=experiment.seed,
-        )
-        for name, samples in splits.items()
-        if samples
-    }
+    loaders = _loaders(experiment, dataset, splits, model, fields)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
     task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen)
@@ -178,6 +166,28 @@ def _splits(dataset: Dataset) -> dict[str, Any]:
             f"There is one class only, {list(dataset.classes or ())}; give two or more."
         )
     return splits
+
+
+def _loaders(
+    experiment: Experiment,
+    dataset: Dataset,
+    splits: Mapping[str, Any],
+    model: FusionModel,
+    fields: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        name: make_loader(
+            samples,
+            role_inputs(model, fields, train=name == "train"),
+            dataset.task,
+            dataset.outputs,
+            experiment.loader,
+            train=name == "train",
+            seed=experiment.seed,
+        )
+        for name, samples in splits.items()
+        if samples
+    }
 
 
 def _train(

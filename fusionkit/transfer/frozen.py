@@ -10,13 +10,22 @@ from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts
 from fusionkit.transfer.base import Transfer, run
 
 
-def freeze(encoder: ComplementEncoder) -> None:
-    """Take all weights out of training and switch dropout and batch statistics off."""
-    encoder.requires_grad_(False)
-    encoder.eval()
+class FrozenWeights(Transfer):
+    """What modes that leave the encoder's own weights alone have in common."""
+
+    def __init__(self, encoder: ComplementEncoder) -> None:
+        super().__init__(encoder)
+        encoder.requires_grad_(False)
+        encoder.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode never reaches the encoder: its dropout and batch statistics stay off."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
 
-class Frozen(Transfer):
+class Frozen(FrozenWeights):
     """Nothing of the encoder is trained, in weights or in buffers.
 
     Args:
@@ -25,13 +34,6 @@ class Frozen(Transfer):
 
     def __init__(self, encoder: ComplementEncoder) -> None:
         super().__init__(encoder)
-        freeze(encoder)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode never reaches the encoder: its dropout stays off."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
 
     def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
         if prompts is None:  # nothing to differentiate, so keep no activations

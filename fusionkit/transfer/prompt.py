@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Prompts, TokenState
 from fusionkit.errors import ConfigError
 from fusionkit.prompts.static import INIT_RANGE, StaticPrompts
-from fusionkit.transfer.base import Transfer
-from fusionkit.transfer.frozen import freeze
+from fusionkit.transfer.frozen import FrozenWeights
 
 
-class Prompt(Transfer):
+class Prompt(FrozenWeights):
     """Static deep prompts; the encoder itself is frozen (arXiv 2312.03734, section 4.1).
 
     Args:
@@ -48,15 +47,8 @@ class Prompt(Transfer):
                 f"length is at least 1 and init_range at least 0, given {length} and {init_range}."
             )
         super().__init__(encoder)
-        freeze(encoder)
         self.prompts = StaticPrompts(encoder.layer_widths, length, init_range)
         self.dropout = nn.Dropout(dropout)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode never reaches the encoder: its dropout stays off."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
 
     def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
         if prompts is not None:
