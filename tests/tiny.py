@@ -53,7 +53,7 @@ class TinyMain(BlockStack):
         self.backbone = nn.ModuleList(Block(dim) for _ in range(depth))
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[nn.Module]:
         return list(self.backbone)
 
     @property

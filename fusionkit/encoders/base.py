@@ -8,7 +8,7 @@ role.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
@@ -79,6 +79,15 @@ class Prompts(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenEdit(Protocol):
+    """Changes tokens between layers: what adapters and stand-ins for missing fields do."""
+
+    def __call__(self, layer: int, state: TokenState) -> TokenState:
+        """The state that enters ``layer`` instead of ``state``; layer N is the readout."""
+        ...
+
+
 class ComplementEncoder(nn.Module, ABC):
     """Anything that turns one modality into features.
 
@@ -111,6 +120,16 @@ class ComplementEncoder(nn.Module, ABC):
             train: Whether augmentation may be applied.
         """
 
+    def fit_statistics(self, values: Iterable[Any]) -> None:
+        """Take what the encoder must know of the data, such as means and spreads, into buffers.
+
+        Called once before training, never when a trained model is rebuilt. Pretrained encoders
+        know all they need and leave this as it is.
+
+        Args:
+            values: Raw values of the training split, those of samples that lack it left out.
+        """
+
     def forward(self, inputs: Inputs) -> Features:
         """Same as :meth:`encode`, for callers that expect a module."""
         return self.encode(inputs)
@@ -124,6 +143,11 @@ class MainEncoder(ComplementEncoder):
     """
 
     gradient_checkpointing: bool = False
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """The N modules that :meth:`run_layer` runs, in order: what transfer modes act on."""
 
     @property
     @abstractmethod
@@ -154,18 +178,24 @@ class MainEncoder(ComplementEncoder):
         """Final norm and pooling, upstream's own. Prompts never enter it."""
 
     @final
-    def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
+    def encode(
+        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+    ) -> Features:
         """Embed, run all layers with their prompts, read out.
 
         Args:
             inputs: What :meth:`preprocessor` collated, batch first.
             prompts: Called once per layer, outside of checkpointed code; None for no prompts.
+            edit: Called before each layer, ahead of its prompts, and before the readout; None to
+                leave the tokens as they are.
 
         Raises:
             EncoderError: Prompts of the wrong shape; the message names both shapes.
         """
         state = self.embed(inputs)
         for layer, width in enumerate(self.layer_widths):
+            if edit is not None:
+                state = edit(layer, state)
             rows = None if prompts is None else prompts(layer, state)
             if rows is not None:
                 _check_prompts(layer, rows, len(state.tokens), width)
@@ -173,6 +203,8 @@ class MainEncoder(ComplementEncoder):
                 state = checkpoint(self.run_layer, layer, state, rows, use_reentrant=False)
             else:
                 state = self.run_layer(layer, state, rows)
+        if edit is not None:
+            state = edit(len(self.layer_widths), state)
         return self.readout(state)
 
 

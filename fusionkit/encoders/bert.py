@@ -87,7 +87,8 @@ class Bert(MainEncoder):
         """Build the encoder.
 
         Args:
-            model: Hub name, local folder, or ``fusionkit/NAME``.
+            model: Hub name, local folder, or ``fusionkit/NAME``; bert-base-uncased if neither it
+                nor ``config`` is given.
             weights: ``pretrained`` (those of ``model``), ``random``, or a local file or folder.
             tokenizer: Hub name or local folder; that of ``model`` if not given.
             max_length: Longer texts are cut; by default at the least of what the tokenizer
@@ -97,18 +98,20 @@ class Bert(MainEncoder):
                 ``model_type``; its weights are ``random`` or a path.
 
         Raises:
-            ConfigError: Not exactly one of ``model`` and ``config``, or a family that cannot be
+            ConfigError: Both ``model`` and ``config``, or a family that cannot be
                 prompted.
             WeightsError: The weights were not found or do not fit.
         """
         super().__init__()
-        if (model is None) == (config is None):
+        if model is not None and config is not None:
             raise ConfigError("Give either `model` (a name or a folder) or `config` (a net's own).")
         if config is not None and weights == "pretrained":
             raise ConfigError(
                 "A net described by `config` has no pretrained weights of its own. "
                 "Set `weights: random` or `weights: PATH`, or give `model` instead."
             )
+        if config is None:
+            model = model or "bert-base-uncased"
         found = read_config(model, weights) if model else own_config(config or {})
         self._layout = _layout_of(found)
         self.backbone = build(found, weights, None if model is None else locate(model))

@@ -35,7 +35,7 @@ class BagOfWords(ComplementEncoder):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: str = "bert-base-uncased",
         dim: int | None = None,
         init_from: str | None = None,
         max_length: int | None = None,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusionkit.encoders.attention import run_concatenated
 from fusionkit.encoders.base import MainEncoder, TokenState
@@ -14,7 +11,7 @@ from fusionkit.encoders.base import MainEncoder, TokenState
 class BlockStack(MainEncoder):
     """For an upstream model whose blocks map (B, L, D) to (B, L, D) and see every token.
 
-    A subclass says where the blocks are, how tokens are embedded and how they are read out; the
+    A subclass says what its ``layers`` are, how tokens are embedded and how they are read out; the
     prompts are concatenated, so any attention will do, at the price of a feed-forward pass over
     the prompt rows. Blocks that mask or add positions need their own ``run_layer``.
 
@@ -25,15 +22,10 @@ class BlockStack(MainEncoder):
     prefix: int = 0
 
     @property
-    @abstractmethod
-    def blocks(self) -> Sequence[nn.Module]:
-        """The blocks in order."""
-
-    @property
     def layer_widths(self) -> tuple[int, ...]:
-        return (self.out_dim,) * len(self.blocks)
+        return (self.out_dim,) * len(self.layers)
 
     def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
         return state.with_tokens(
-            run_concatenated(self.blocks[layer], state.tokens, prompts, self.prefix)
+            run_concatenated(self.layers[layer], state.tokens, prompts, self.prefix)
         )

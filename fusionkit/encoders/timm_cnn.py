@@ -17,7 +17,7 @@ class TimmCNN(ComplementEncoder):
 
     def __init__(
         self,
-        model: str,
+        model: str = "resnet50",
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = "none",

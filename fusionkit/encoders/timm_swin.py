@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from timm.models.swin_transformer import SwinTransformer, window_partition, window_reverse
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusionkit.encoders.attention import split_heads, widen_mask
@@ -27,7 +27,7 @@ class TimmSwin(MainEncoder):
 
     def __init__(
         self,
-        model: str,
+        model: str = "swin_base_patch4_window7_224",
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = "none",
@@ -47,20 +47,22 @@ class TimmSwin(MainEncoder):
         self.backbone = build_backbone("timm_swin", model, weights, options, image_size)
         self.channels = channels_of(self.backbone, options)
         self.augment: Augment = augment
-        self._places = tuple(
-            (stage, index)
-            for stage, blocks in enumerate(self.backbone.layers)
-            for index in range(len(blocks.blocks))
-        )
+        self._last_of_stage = {  # layer -> the stage that follows it
+            sum(len(stage.blocks) for stage in self.backbone.layers[:following]) - 1: following
+            for following in range(1, len(self.backbone.layers))
+        }
 
     @property
     def out_dim(self) -> int:
         return int(self.backbone.num_features)
 
     @property
+    def layers(self) -> list[nn.Module]:
+        return [block for stage in self.backbone.layers for block in stage.blocks]
+
+    @property
     def layer_widths(self) -> tuple[int, ...]:
-        stages = self.backbone.layers
-        return tuple(int(stages[stage].blocks[index].dim) for stage, index in self._places)
+        return tuple(int(block.dim) for block in self.layers)  # type: ignore[arg-type]  # an int
 
     def embed(self, inputs: Inputs) -> TokenState:
         backbone = self.backbone
@@ -68,17 +70,15 @@ class TimmSwin(MainEncoder):
         return TokenState(backbone.layers[0].downsample(x))
 
     def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
-        stage, index = self._places[layer]
-        stages = self.backbone.layers
-        block = stages[stage].blocks[index]
+        block = self.layers[layer]
         if prompts is None or prompts.shape[1] == 0:
             x = block(state.tokens)
         else:
             x = run_prompted(block, state.tokens, prompts)
         # timm downsamples at the start of a stage. Done here instead, so that a layer's state is
         # what its block gets, and the first block of a stage takes prompts of its own width.
-        if index + 1 == len(stages[stage].blocks) and stage + 1 < len(stages):
-            x = stages[stage + 1].downsample(x)
+        if layer in self._last_of_stage:
+            x = self.backbone.layers[self._last_of_stage[layer]].downsample(x)
         return state.with_tokens(x)
 
     def readout(self, state: TokenState) -> Features:

@@ -27,7 +27,7 @@ class TimmViT(MainEncoder):
 
     def __init__(
         self,
-        model: str,
+        model: str = "vit_base_patch16_224",
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = "none",
@@ -51,6 +51,10 @@ class TimmViT(MainEncoder):
     @property
     def out_dim(self) -> int:
         return int(self.backbone.num_features)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.backbone.blocks)
 
     @property
     def layer_widths(self) -> tuple[int, ...]:

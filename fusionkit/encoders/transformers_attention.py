@@ -70,6 +70,8 @@ def project_prompts(module: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
     """
     if hasattr(module, "key"):
         return module.key(prompts), module.value(prompts)
+    if hasattr(module, "k_proj"):  # Llama, CLIP, wav2vec2
+        return module.k_proj(prompts), module.v_proj(prompts)
     if hasattr(module, "k_lin"):  # DistilBERT
         return module.k_lin(prompts), module.v_lin(prompts)
     fused = module.Wqkv if hasattr(module, "Wqkv") else module.c_attn  # ModernBERT, GPT-2

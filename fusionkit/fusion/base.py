@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import Inputs
+from fusionkit.encoders.base import Features, Inputs, Prompts
 from fusionkit.prompts.engine import Routing
 from fusionkit.registry import API_VERSION
 from fusionkit.transfer.base import Transfer
@@ -69,6 +69,15 @@ class Fusion(nn.Module, ABC):
             for role, encoder in self.encoders.items()
             if role != "main" and isinstance(encoder, Transfer)
         }
+
+    def see(self, inputs: Mapping[str, Inputs]) -> dict[str, Features]:
+        """What each complement in use sees of a batch, by role."""
+        return {role: encoder(inputs[role]) for role, encoder in self.complements.items()}
+
+    def run_main(self, inputs: Mapping[str, Inputs], prompts: Prompts | None = None) -> Features:
+        """What the main encoder sees of a batch, prompted."""
+        features: Features = self.main(inputs["main"], prompts)
+        return features
 
     @property
     @abstractmethod

@@ -106,9 +106,9 @@ class ConditionalPrompt(Fusion):
         return self.main.out_dim
 
     def forward(self, inputs: Mapping[str, Inputs]) -> FusionOutput:
-        seen = [encoder(inputs[role]).pooled for role, encoder in self.complements.items()]
+        seen = [features.pooled for features in self.see(inputs).values()]
         prompts = self.prompts(torch.cat(seen, dim=-1) if seen else None)
-        feature = self.main(inputs["main"], prompts).pooled
+        feature = self.run_main(inputs, prompts).pooled
         routing = prompts.routing
         losses = {}
         if self.training and routing is not None and self.importance_weight > 0:

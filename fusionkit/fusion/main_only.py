@@ -27,4 +27,4 @@ class MainOnly(Fusion):
         return self.main.out_dim
 
     def forward(self, inputs: Mapping[str, Inputs]) -> FusionOutput:
-        return FusionOutput(self.main(inputs["main"]).pooled)
+        return FusionOutput(self.run_main(inputs).pooled)

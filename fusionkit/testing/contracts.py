@@ -56,6 +56,7 @@ CHECKS: tuple[Check, ...] = (
     Check(18, "prompts of a wrong shape are refused", main.wrong_prompts_are_refused),
     Check(19, "preprocessors can be pickled", complement.preprocessor_travels),
     Check(20, "builds on the meta device", complement.builds_on_meta),
+    Check(21, "layers are what run_layer runs", main.layers_are_what_runs),
 )
 
 

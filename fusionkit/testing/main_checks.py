@@ -178,6 +178,40 @@ def every_layer_uses_its_prompts(ctx: Context) -> None:
                 raise Violation(f"Prompts at layer {layer} alone leave pooled as it is. {remedy}")
 
 
+def layers_are_what_runs(ctx: Context) -> None:
+    """``layers[i]`` holds weights of ``backbone`` that ``run_layer(i, ...)`` uses, and no other."""
+    encoder, states = ctx.main, list(ctx.states())
+    layers = encoder.layers
+    if len(layers) != len(encoder.layer_widths):
+        raise Violation(
+            f"layers has {len(layers)} modules, layer_widths {len(encoder.layer_widths)} widths. "
+            f"List one module for each layer, a shared one once for each use."
+        )
+    inside = {id(weight) for weight in encoder.backbone.parameters()}
+    owned = [{id(weight) for weight in module.parameters()} for module in layers]
+    with torch.no_grad():
+        before = [encoder.run_layer(i, state, None).tokens for i, state in states]
+        for number, module in enumerate(layers):
+            if not owned[number] or not owned[number] <= inside:
+                raise Violation(
+                    f"layers[{number}] has no weights, or some outside of self.backbone. List the "
+                    f"backbone's own modules."
+                )
+            saved = [weight.clone() for weight in module.parameters()]
+            for weight in module.parameters():
+                weight.mul_(1.5).add_(0.1)
+            for i, state in states:
+                changed = not torch.equal(encoder.run_layer(i, state, None).tokens, before[i])
+                if changed != bool(owned[number] & owned[i]):
+                    does = "changes" if changed else "leaves as it is"
+                    raise Violation(
+                        f"Changing the weights of layers[{number}] {does} what "
+                        f"run_layer({i}, ...) returns. List the modules in the order they run."
+                    )
+            for weight, value in zip(module.parameters(), saved, strict=True):
+                weight.copy_(value)
+
+
 def prompts_have_no_order(ctx: Context) -> None:
     """The rows of a layer's prompts may be given in any order."""
     reverse = [rows.flip(1) for rows in ctx.prompts]

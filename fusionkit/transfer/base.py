@@ -7,7 +7,14 @@ from typing import ClassVar
 
 from torch import nn
 
-from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts
+from fusionkit.encoders.base import (
+    ComplementEncoder,
+    Features,
+    Inputs,
+    MainEncoder,
+    Prompts,
+    TokenEdit,
+)
 from fusionkit.registry import API_VERSION
 
 
@@ -38,16 +45,31 @@ class Transfer(nn.Module, ABC):
         return self.encoder.out_dim
 
     @abstractmethod
-    def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
-        """Features of a batch; prompts only for a main encoder whose mode takes them."""
+    def encode(
+        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+    ) -> Features:
+        """Features of a batch.
 
-    def forward(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
+        Args:
+            inputs: What the encoder's preprocessor collated.
+            prompts: Only for a main encoder whose mode takes them.
+            edit: Only for a main encoder; see :meth:`MainEncoder.encode`.
+        """
+
+    def forward(
+        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+    ) -> Features:
         """Same as :meth:`encode`, so that hooks and wrappers see the call."""
-        return self.encode(inputs, prompts)
+        return self.encode(inputs, prompts, edit)
 
 
-def run(encoder: ComplementEncoder, inputs: Inputs, prompts: Prompts | None) -> Features:
-    """Call an encoder in the form its interface has."""
-    if prompts is None:
-        return encoder.encode(inputs)
-    return encoder.encode(inputs, prompts)  # type: ignore[call-arg]  # fusions prompt main encoders
+def run(
+    encoder: ComplementEncoder,
+    inputs: Inputs,
+    prompts: Prompts | None = None,
+    edit: TokenEdit | None = None,
+) -> Features:
+    """Call an encoder in the form its interface has: complements take neither prompts nor edits."""
+    if isinstance(encoder, MainEncoder):
+        return encoder.encode(inputs, prompts, edit)
+    return encoder.encode(inputs)

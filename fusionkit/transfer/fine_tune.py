@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts
+from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts, TokenEdit
 from fusionkit.transfer.base import Transfer, run
 
 
@@ -18,5 +18,7 @@ class FineTune(Transfer):
         encoder.requires_grad_(True)
         encoder.train()  # pretrained models arrive in evaluation mode
 
-    def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
-        return run(self.encoder, inputs, prompts)
+    def encode(
+        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+    ) -> Features:
+        return run(self.encoder, inputs, prompts, edit)

@@ -6,7 +6,7 @@ from typing import Self
 
 import torch
 
-from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts
+from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts, TokenEdit
 from fusionkit.transfer.base import Transfer, run
 
 
@@ -35,8 +35,10 @@ class Frozen(FrozenWeights):
     def __init__(self, encoder: ComplementEncoder) -> None:
         super().__init__(encoder)
 
-    def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
-        if prompts is None:  # nothing to differentiate, so keep no activations
+    def encode(
+        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+    ) -> Features:
+        if prompts is None and edit is None:  # nothing to differentiate, so keep no activations
             with torch.no_grad():
-                return run(self.encoder, inputs, None)
-        return run(self.encoder, inputs, prompts)
+                return run(self.encoder, inputs)
+        return run(self.encoder, inputs, prompts, edit)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Prompts, TokenState
+from fusionkit.encoders.base import Features, Inputs, MainEncoder, Prompts, TokenEdit, TokenState
 from fusionkit.errors import ConfigError
 from fusionkit.prompts.static import INIT_RANGE, StaticPrompts
 from fusionkit.transfer.frozen import FrozenWeights
@@ -50,13 +50,15 @@ class Prompt(FrozenWeights):
         self.prompts = StaticPrompts(encoder.layer_widths, length, init_range)
         self.dropout = nn.Dropout(dropout)
 
-    def encode(self, inputs: Inputs, prompts: Prompts | None = None) -> Features:
+    def encode(
+        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+    ) -> Features:
         if prompts is not None:
             raise ConfigError(
                 "An encoder under the transfer 'prompt' has its own prompts and takes no others; "
                 "the main encoder of a prompting fusion is frozen or fine_tune."
             )
-        return self.encoder.encode(inputs, self._rows)
+        return self.encoder.encode(inputs, self._rows, edit)
 
     def _rows(self, layer: int, state: TokenState) -> Tensor:
         rows: Tensor = self.dropout(self.prompts(layer, len(state.tokens)))

@@ -37,7 +37,7 @@ class TorchvisionViT(BlockStack):
         return self.backbone.hidden_dim
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def layers(self) -> list[nn.Module]:
         return list(self.backbone.encoder.layers)
 
     def embed(self, inputs: Inputs) -> TokenState:
