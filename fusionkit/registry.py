@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -27,6 +28,9 @@ GROUPS: dict[Kind, str] = {
     "dataset": "fusionkit.datasets",
 }
 
+# Name of an encoder -> "module:function" that returns its Case for `fusionkit contract`.
+CASES_GROUP = "fusionkit.contract_cases"
+
 _BASES: dict[Kind, str] = {
     "main_encoder": "fusionkit.encoders.base:MainEncoder",
     "complement_encoder": "fusionkit.encoders.base:ComplementEncoder",
@@ -40,14 +44,52 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
     "main_encoder": {
         "timm_vit": ("fusionkit.encoders.timm_vit:TimmViT", "image: ViT and DeiT of timm"),
         "timm_swin": ("fusionkit.encoders.timm_swin:TimmSwin", "image: Swin of timm"),
+        "hf_vit": (
+            "fusionkit.encoders.hf_vit:HfViT",
+            "image: ViT, DeiT, DINOv2 and DINOv3 of transformers",
+        ),
+        "clip_image": ("fusionkit.encoders.clip_hf:ClipImage", "image: CLIP of transformers"),
+        "open_clip_image": (
+            "fusionkit.encoders.clip_open:OpenClipImage",
+            "image: CLIP and kin of open_clip; needs the extra open_clip",
+        ),
         "bert": (
             "fusionkit.encoders.bert:Bert",
             "text: BERT, RoBERTa, MiniLM, DistilBERT and kin of transformers",
+        ),
+        "clip_text": ("fusionkit.encoders.clip_hf:ClipText", "text: CLIP of transformers"),
+        "open_clip_text": (
+            "fusionkit.encoders.clip_open:OpenClipText",
+            "text: CLIP and kin of open_clip; needs the extra open_clip",
+        ),
+        "gpt2": (
+            "fusionkit.encoders.gpt2:CausalLM",
+            "text: GPT-2, Llama, Mistral, Qwen and kin of transformers",
+        ),
+        "wav2vec2": ("fusionkit.encoders.wav2vec2:Wav2Vec2", "audio: wav2vec 2.0 of transformers"),
+        "hubert": ("fusionkit.encoders.wav2vec2:Hubert", "audio: HuBERT of transformers"),
+        "wavlm": ("fusionkit.encoders.wavlm:WavLM", "audio: WavLM of transformers"),
+        "ast": (
+            "fusionkit.encoders.ast:AST",
+            "audio: Audio Spectrogram Transformer of transformers",
+        ),
+        "torchaudio_bundle": (
+            "fusionkit.encoders.torchaudio_bundle:TorchaudioBundle",
+            "audio: wav2vec 2.0, HuBERT and WavLM of torchaudio's pipelines",
         ),
     },
     "complement_encoder": {
         "bow": ("fusionkit.encoders.bow:BagOfWords", "text: mean of word embeddings"),
         "timm_cnn": ("fusionkit.encoders.timm_cnn:TimmCNN", "image: any convolutional net of timm"),
+        "table": (
+            "fusionkit.encoders.table:TableEncoder",
+            "table: columns of numbers and categories, an FT-Transformer",
+        ),
+        "vector": ("fusionkit.encoders.vector:Vector", "vector: features computed before"),
+        "video": (
+            "fusionkit.encoders.video:Video",
+            "video: frames through any image encoder, pooled over time",
+        ),
     },
     "fusion": {
         "conditional_prompt": (
@@ -65,7 +107,23 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
             "fusionkit.transfer.prompt:Prompt",
             "frozen weights, static prompts at every layer",
         ),
-        "fine_tune": ("fusionkit.transfer.fine_tune:FineTune", "every weight is trained"),
+        "fine_tune": (
+            "fusionkit.transfer.fine_tune:FineTune",
+            "every weight is trained, or those of the last layers",
+        ),
+        "lora": (
+            "fusionkit.transfer.lora:Lora",
+            "low-rank updates of frozen weights; needs the extra peft",
+        ),
+        "adapter": (
+            "fusionkit.transfer.adapter:Adapter",
+            "frozen weights, a bottleneck behind every layer or the feature",
+        ),
+        "bias_only": ("fusionkit.transfer.bias_only:BiasOnly", "biases are trained (BitFit)"),
+        "norm_only": (
+            "fusionkit.transfer.norm_only:NormOnly",
+            "scale and shift of the norms are trained",
+        ),
     },
     "dataset": {
         "table": (
@@ -217,6 +275,26 @@ def _check_signature(found: type[Any], who: str) -> None:
             raise PluginError(
                 f"The plug-in {who} takes {parameter.name!r} without a type annotation."
             )
+
+
+def load_case(entry: Entry) -> Callable[[], Any] | None:
+    """The function that makes an encoder's contract case; None if its distribution has none.
+
+    Raises:
+        PluginError: The function cannot be imported.
+    """
+    for point in _installed_entry_points(CASES_GROUP):
+        owner = point.dist.name if point.dist else "unknown"
+        if (point.name, owner) == (entry.name, entry.distribution):
+            try:
+                return point.load()
+            except Exception as error:
+                raise PluginError(
+                    f"The contract case of {entry.name!r} ({point.value}, of {owner}) cannot be "
+                    f"imported: {type(error).__name__}: {error}. Repair it, or give arguments to "
+                    f"build the encoder with."
+                ) from error
+    return None
 
 
 def require(module: str, extra: str) -> Any:

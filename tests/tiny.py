@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -105,8 +106,12 @@ class TinyData(Dataset):
         seed: int = 0,
         unreadable: bool = False,
         one_class: bool = False,
+        lack: str | None = None,
+        redundant: bool = False,
     ) -> None:
         self.one_class = one_class
+        self.lack = lack  # every third sample lacks this field
+        self.redundant = redundant  # either field says the label, b more clearly
         self.task = task
         self.sizes = sizes
         self.seed = seed
@@ -125,6 +130,9 @@ class TinyData(Dataset):
             a = torch.randn(24, generator=rng)
             b = torch.randn(6, generator=rng)
             value = (a[:6] * b).sum().item()
+            if self.redundant:
+                sign = math.copysign(1, value)
+                a, b = a + 0.3 * sign, b + 3 * sign
             targets = {
                 "single_label": int(value > 0),
                 "multi_label": [j for j in (0, 1) if a[j] * b[j] > 0],
@@ -132,7 +140,8 @@ class TinyData(Dataset):
             }
             raw = "broken" if self.unreadable and i == 3 else a.tolist()
             target: Any = targets[self.task]
-            samples.append(
-                Sample(str(i), {"a": raw, "b": b.tolist()}, target, f"tiny {name}, row {i + 1}")
-            )
+            fields = {"a": raw, "b": b.tolist()}
+            if self.lack and i % 3 == 0:
+                fields[self.lack] = None
+            samples.append(Sample(str(i), fields, target, f"tiny {name}, row {i + 1}"))
         return samples

@@ -13,9 +13,12 @@ COMMANDS = {
     "validate": "metrics of a trained model on the validation split",
     "test": "metrics of a trained model on the test split",
     "predict": "predictions of a trained model for a table of new samples",
+    "mask": "a file that says which fields are missing, for tests of robustness",
     "check": "build everything a config names, without loading weights or training",
     "list": "encoders, fusions, transfers and data sets that are installed",
     "info": "what one of them is and which arguments it takes",
+    "new-plugin": "write a distribution with an encoder of your own",
+    "contract": "check that an encoder keeps what the rest of fusionkit relies on",
 }
 
 _HELP = f"""\
@@ -24,7 +27,7 @@ usage: fusionkit COMMAND ...
 Parameter-efficient fusion of pretrained encoders by conditional prompts.
 
 commands:
-{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{what}" for name, what in COMMANDS.items())}
 
 options:
   -h, --help  show this help; `fusionkit COMMAND --help` explains a command
@@ -39,7 +42,9 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 after an error, 130 after Ctrl-C.
+    """Run a command and return its exit code.
+
+    0 if all is well, 1 if a contract is broken, 2 after an error, 130 after Ctrl-C.
 
     Args:
         argv: Arguments after the program's name; None for those of this process.
@@ -75,7 +80,7 @@ def _run(argv: list[str]) -> int:
             f"Unknown {what} {command!r}.{suggest(command, COMMANDS)} "
             f"Commands: {', '.join(COMMANDS)}."
         )
-    module = importlib.import_module(f"fusionkit.cli.{command}")
+    module = importlib.import_module(f"fusionkit.cli.{command.replace('-', '_')}")
     try:
         return int(module.run(rest))
     except SystemExit as stop:  # argparse, after it has printed help

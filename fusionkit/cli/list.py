@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fusionkit.cli.parser import Parser
-from fusionkit.cli.tables import print_table
+from fusionkit.cli.tables import print_table, terminal_width
 from fusionkit.registry import Entry, Kind, entries
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
@@ -23,6 +23,8 @@ ROLES: dict[Kind, str] = {
     "transfer": "transfer",
     "dataset": "data",
 }
+_MODALITIES = ("image", "text", "audio", "video", "table", "vector", "other")
+_NARROWEST = 26  # columns that a summary needs to be read
 
 
 def run(argv: Sequence[str]) -> int:
@@ -45,22 +47,56 @@ def run(argv: Sequence[str]) -> int:
     found = [entry for kind in kinds for entry in entries(kind).values()]
     if options.json:
         print(json.dumps([as_json(entry) for entry in found], indent=2))
+    elif options.what == "encoders":
+        _print_encoders(found)
     else:
-        _print_table(found, with_role=options.what in (None, "encoders"))
+        _print_table(found, with_role=options.what is None)
     return 0
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
     """One entry as ``--json`` prints it."""
+    modality = {"modality": _modality(entry)} if entry.kind.endswith("encoder") else {}
     return {
         "name": entry.name,
         "kind": entry.kind,
         "role": ROLES[entry.kind],
+        **modality,
         "summary": entry.summary,
         "path": entry.path,
         "distribution": entry.distribution,
         "version": entry.version,
     }
+
+
+def _modality(entry: Entry) -> str | None:
+    """What an encoder reads: built-ins say so in their summary, of others the source is read."""
+    prefix = entry.summary.partition(":")[0]
+    stated = prefix if prefix in _MODALITIES else None
+    if entry.distribution == "fusionkit":
+        return stated
+    from fusionkit.cli.source import modality_of
+
+    return modality_of(entry.path) or stated
+
+
+def _print_encoders(found: Sequence[Entry]) -> None:
+    """Those that can be main first, by modality; the summaries only where there is room."""
+    read = {entry: _modality(entry) or "" for entry in found}
+    found = sorted(found, key=lambda entry: (entry.kind != "main_encoder", read[entry]))
+    columns = {
+        "name": [entry.name for entry in found],
+        "role": ["either" if e.kind == "main_encoder" else "complement" for e in found],
+        "modality": [read[entry] for entry in found],
+        "what it is": [e.summary.removeprefix(f"{read[e]}:").strip() for e in found],
+        "source": [entry.distribution for entry in found],
+        "version": [entry.version for entry in found],
+    }
+    taken = [2 + max(map(len, [title, *cells])) for title, cells in columns.items()]
+    if terminal_width() - sum(taken) + taken[3] < _NARROWEST:
+        del columns["what it is"]
+    print_table(list(zip(*columns.values(), strict=True)), list(columns), wrapped=["what it is"])
+    print("\neither: main encoder or complement. `fusionkit info NAME` describes one.")
 
 
 def _print_table(found: Sequence[Entry], with_role: bool) -> None:

@@ -63,15 +63,23 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(self._unknown(rest[0], ()))
         return options
 
-    def parse_with_overrides(self, argv: Sequence[str]) -> tuple[argparse.Namespace, Overrides]:
-        """Parse options; what is left over must be ``--key value`` or ``--key=value``."""
+    def parse_with_overrides(
+        self, argv: Sequence[str], keys: Sequence[str] | None = _KEYS
+    ) -> tuple[argparse.Namespace, Overrides]:
+        """Parse options; what is left over must be ``--key value`` or ``--key=value``.
+
+        Args:
+            argv: What follows the command.
+            keys: Those that are known, by the part before their first dot; None for any.
+        """
         options, rest = self.parse_known_args(argv)
         overrides: Overrides = []
         words = iter(rest)
         for word in words:
             key, equals, value = word.removeprefix("--").partition("=")
-            if not word.startswith("--") or key.partition(".")[0] not in _KEYS:
-                raise ConfigError(self._unknown(word, _KEYS))
+            known = keys is None or key.partition(".")[0] in keys
+            if not (known and word.startswith("--")):
+                raise ConfigError(self._unknown(word, keys or ()))
             if not equals:
                 value = next(words, "--")
                 if value.startswith("--"):

@@ -57,6 +57,28 @@ def describe(path: str) -> Description | None:
     return Description(doc.description or "", tuple(_arguments(found)))
 
 
+def modality_of(path: str) -> str | None:
+    """The modality that the class ``"module:Class"`` or its nearest base states, if any does."""
+    module, _, name = path.partition(":")
+    return _modality(_resolve(module, name))
+
+
+def _modality(found: _Found | None) -> str | None:
+    if found is None or not isinstance(found.node, ast.ClassDef):
+        return None
+    for statement in found.node.body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id="modality")], value=ast.Constant(value=str() as it))
+                | ast.AnnAssign(
+                    target=ast.Name(id="modality"), value=ast.Constant(value=str() as it)
+                )
+            ):
+                return it
+    above = (_modality(_resolve(found.module, ast.unparse(base))) for base in found.node.bases)
+    return next(filter(None, above), None)
+
+
 def _arguments(found: _Found) -> Iterator[Argument]:
     owner = _with_constructor(found)
     if not isinstance(found.node, ast.ClassDef):

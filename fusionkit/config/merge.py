@@ -170,7 +170,7 @@ def read_config(
         for path, content in _with_bases(Path(file), (), bases):
             merged.add(content, str(path))
     for key, text in overrides:
-        merged.add(_override(key, text), COMMAND_LINE)
+        merged.add(parse_override(key, text), COMMAND_LINE)
     return merged
 
 
@@ -234,7 +234,12 @@ def _listing(folder: Path, names: list[str]) -> str:
     return f" YAML files in {folder}: {', '.join(names[:8])}{more}."
 
 
-def _override(key: str, text: str) -> dict[str, Any]:
+def parse_override(key: str, text: str) -> dict[str, Any]:
+    """A dotted key and a value written as YAML, as nested mappings.
+
+    Raises:
+        ConfigError: The value is not YAML.
+    """
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fusionkit.errors import ConfigError
+from fusionkit.errors import ConfigError, suggest
 from fusionkit.registry import Kind, load
 
 # Top-level keys that hold a registered name with its arguments.
@@ -135,8 +136,54 @@ class TrainerConfig:
                 )
 
 
-SECTIONS: dict[str, type[LoaderConfig | OptimizerConfig | TrainerConfig]] = {
+@dataclass(frozen=True, slots=True)
+class MissingConfig:
+    """Samples that lack a field: a learned stand-in takes its place.
+
+    Args:
+        allow: Roles whose field a sample may lack: main, complement, complement_2, ...
+        unreadable: Take a file that cannot be read for a missing field, and count it.
+        dropout: Probability that a sample's field is dropped in training, never its last one; one
+            number for every role of allow, or one by role.
+        mask: CSV that says which fields of which samples are missing; `fusionkit mask` writes one.
+    """
+
+    allow: list[str] = field(default_factory=list)
+    unreadable: bool = False
+    dropout: float | dict[str, float] = 0.0
+    mask: str | None = None
+
+    def __post_init__(self) -> None:
+        for role in self.allow:
+            _check_role("allow", role)
+        by_role = self.dropout if isinstance(self.dropout, dict) else {}
+        for role in by_role:
+            _check_role("dropout", role)
+            if role not in self.allow:
+                raise ConfigError(f"dropout names {role}, allow does not; add {role} to allow.")
+        rates = list(by_role.values()) if isinstance(self.dropout, dict) else [self.dropout]
+        if not all(0 <= rate < 1 for rate in rates):
+            raise ConfigError(
+                f"dropout is a probability, at least 0 and below 1, given {self.dropout}."
+            )
+        asked = {"unreadable": self.unreadable, "dropout": any(rates), "mask": self.mask}
+        useless = [key for key, value in asked.items() if value]
+        if useless and not self.allow:
+            raise ConfigError(
+                f"{' and '.join(useless)}: nothing may be missing yet. Say in allow which roles "
+                f"may lack their field, such as [complement]."
+            )
+
+    def dropout_of(self, role: str) -> float:
+        """Probability that the field of ``role`` is dropped in training."""
+        if role not in self.allow:
+            return 0.0
+        return self.dropout.get(role, 0.0) if isinstance(self.dropout, dict) else self.dropout
+
+
+SECTIONS: dict[str, type[LoaderConfig | OptimizerConfig | TrainerConfig | MissingConfig]] = {
     "loader": LoaderConfig,
+    "missing": MissingConfig,
     "optimizer": OptimizerConfig,
     "trainer": TrainerConfig,
 }
@@ -160,6 +207,7 @@ class ConfigKeys:
         fusion: How complements and main encoder are fused.
         data: Where samples come from.
         loader: How samples become batches.
+        missing: Samples that lack a field.
         optimizer: AdamW and its schedule.
         trainer: How long and where to train.
         baselines: Configs merged over this one, by label; trained and tested beside it.
@@ -178,6 +226,7 @@ class ConfigKeys:
     fusion: Node = "conditional_prompt"
     data: Node = None
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    missing: MissingConfig = field(default_factory=MissingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     baselines: dict[str, Any] = field(default_factory=dict)
@@ -223,6 +272,7 @@ class Experiment:
         fusion: How they are fused.
         data: Where samples come from.
         loader: See :class:`LoaderConfig`.
+        missing: See :class:`MissingConfig`.
         optimizer: See :class:`OptimizerConfig`.
         trainer: See :class:`TrainerConfig`.
         baselines: Other experiments to train and test beside this one, by label.
@@ -239,10 +289,20 @@ class Experiment:
     fusion: Component
     data: Component
     loader: LoaderConfig
+    missing: MissingConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig
     baselines: Mapping[str, Experiment]
     resolved: Mapping[str, Any]
+
+
+def _check_role(key: str, role: str) -> None:
+    if not re.fullmatch(r"main|complement(_([2-9]|[1-9]\d+))?", role):
+        known = ("main", "complement", "complement_2")
+        raise ConfigError(
+            f"{key}: there is no role {role!r}.{suggest(role, known)} "
+            f"Roles are main, complement, complement_2, ..."
+        )
 
 
 def _at_least(config: object, minimum: int, *keys: str) -> None:

@@ -155,6 +155,8 @@ class _Draft:
         self._nodes = {key: node for key, node in found.items() if node}
         roles = [self._first_complement(), *self._more_complements()]
         self._roles = [role for role in roles if role]
+        if not prefix:  # a baseline may leave out encoders that it inherits the permission for
+            self._check_allowed(len(roles) - (values.get("complement") is None))
 
     def load(self) -> None:
         """Import every class and check its arguments."""
@@ -285,6 +287,18 @@ class _Draft:
             values = self._checked(node.key, cls, node.name, node.args, GIVEN[node.kind])
         return Component(node.kind, node.name, values or {})
 
+    def _check_allowed(self, complements: int) -> None:
+        """A role that may lack its field is one that the config has."""
+        later = [f"complement_{number}" for number in range(2, complements + 1)]
+        known = ["main", *(["complement"] if complements else []), *later]
+        for role in self._sections["missing"].allow if self._sections["missing"] else ():
+            if role not in known:
+                hint = suggest(role, known)
+                self._problem(
+                    ("missing", "allow"),
+                    f"this config has no {role}.{hint} It has: {', '.join(known)}.",
+                )
+
     def _check_layers(self, role: _Role) -> None:
         """A transfer that prompts layers needs an encoder that has some."""
         try:
@@ -300,5 +314,6 @@ class _Draft:
             self._problem(
                 key,
                 f"{role.transfer.name!r}{default} needs layers to prompt; "
-                f"{role.encoder.name!r} has none. Use frozen or fine_tune.",
+                f"{role.encoder.name!r} has none. Use a mode that needs none, such as "
+                f"frozen, lora or fine_tune.",
             )

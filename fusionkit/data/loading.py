@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Task
-from fusionkit.encoders.base import Preprocessor
+from fusionkit.data.missing import Unreadable, count_missing, is_empty, lacking
+from fusionkit.encoders.base import PRESENT, Inputs, Preprocessor
 from fusionkit.errors import ConfigError, DataError, FusionkitError, suggest
 
 Row = dict[str, Any]
@@ -31,27 +33,80 @@ class RoleInput:
         role: main, complement, complement_2, ...
         field: Name of the field.
         preprocessor: The encoder's own.
+        may_lack: Whether a sample may lack the field.
+        blank: Raw value that is collated in the place of a missing one; None leaves the row out.
+        unreadable: Whether a value that cannot be read counts as missing.
+        dropout: Probability that the field is dropped in training.
     """
 
     role: str
     field: str
     preprocessor: Preprocessor
+    may_lack: bool = False
+    blank: Any = None
+    unreadable: bool = False
+    dropout: float = 0.0
 
 
 class FusionDataset(TorchDataset[Row]):
-    """Samples as rows ``{"inputs": {role: row}, "target": ..., "index": ...}``."""
+    """Samples as rows ``{"inputs": {role: row}, "target": ..., "index": ..., "unreadable": ...}``.
 
-    def __init__(self, samples: Sequence[Sample], roles: Sequence[RoleInput]) -> None:
+    The row of a missing field is None. ``unreadable`` lists (field, origin) of values that are
+    missing because they could not be read.
+
+    Attributes:
+        samples: One split of a data set.
+        roles: What each encoder reads.
+        missing: How many samples lack the field of each role that may lack it.
+        epoch: Changes which fields are dropped.
+        unreadable: What could not be read so far; kept by :class:`Loader`.
+
+    Raises:
+        DataError: A sample lacks a field that it may not lack.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        roles: Sequence[RoleInput],
+        train: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.samples = samples
         self.roles = tuple(roles)
+        self.allow = [role.role for role in roles if role.may_lack]
+        self.missing = count_missing(samples, {r.role: r.field for r in roles}, self.allow)
+        self.train = train
+        self.seed = seed
+        self.epoch = 0
+        self.unreadable = Unreadable()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Row:
         sample = self.samples[index]
-        inputs = {role.role: _preprocess(sample, role) for role in self.roles}
-        return {"inputs": inputs, "target": sample.target, "index": index}
+        dropped = self._dropped(sample, index)
+        inputs: Row = {}
+        unreadable = []
+        for role in self.roles:
+            inputs[role.role] = None
+            if role.role in dropped or _is_missing(sample, role):
+                if not role.may_lack:
+                    raise lacking(sample, role.role, role.field, self.allow)
+                continue
+            try:
+                inputs[role.role] = _preprocess(sample, role)
+            except DataError:
+                if not role.unreadable:
+                    raise
+                unreadable.append((role.field, sample.origin))
+        return {
+            "inputs": inputs,
+            "target": sample.target,
+            "index": index,
+            "unreadable": unreadable,
+        }
 
     def __getitems__(self, indices: Sequence[int]) -> list[Row] | FusionkitError:
         """The rows of a batch, or what went wrong: see :class:`Loader`."""
@@ -60,6 +115,20 @@ class FusionDataset(TorchDataset[Row]):
         except FusionkitError as error:
             return error
 
+    def _dropped(self, sample: Sample, index: int) -> Collection[str]:
+        """Roles whose field is dropped: a function of seed, epoch and index, never all there are.
+
+        So it depends neither on workers nor on whether a run was continued.
+        """
+        if not self.train or not any(role.dropout for role in self.roles):
+            return ()
+        rng = random.Random(f"{self.seed} {self.epoch} {index}")
+        present = [role for role in self.roles if not _is_missing(sample, role)]
+        dropped = [role.role for role in present if rng.random() < role.dropout]
+        if dropped and len(dropped) == len(present):
+            dropped.remove(rng.choice(dropped))
+        return dropped
+
 
 @dataclass(frozen=True, slots=True)
 class Collate:
@@ -67,6 +136,10 @@ class Collate:
 
     The target is (B,) long in single_label, (B, outputs) float of 0 and 1 in multi_label,
     (B,) float in regression, None where it is not known.
+
+    The inputs of a role that may lack its field hold :data:`PRESENT`. An encoder's preprocessor
+    collates the rows that are present, so that no encoder ever sees a made-up value; only where a
+    role has a ``blank``, that takes the place of missing ones. ``unreadable`` is handed through.
     """
 
     roles: tuple[RoleInput, ...]
@@ -76,15 +149,14 @@ class Collate:
     def __call__(self, rows: Sequence[Row] | FusionkitError) -> Batch | FusionkitError:
         if isinstance(rows, FusionkitError):
             return rows
-        inputs = {
-            role.role: role.preprocessor.collate([row["inputs"][role.role] for row in rows])
-            for role in self.roles
-        }
-        target = self._target([row["target"] for row in rows])
         return {
-            "inputs": inputs,
-            "target": target,
-            "index": torch.tensor([r["index"] for r in rows]),
+            "inputs": {
+                role.role: _collate(role, [row["inputs"][role.role] for row in rows])
+                for role in self.roles
+            },
+            "target": self._target([row["target"] for row in rows]),
+            "index": torch.tensor([row["index"] for row in rows]),
+            "unreadable": [found for row in rows for found in row["unreadable"]],
         }
 
     def _target(self, targets: Sequence[Any]) -> Tensor | None:
@@ -104,14 +176,25 @@ class Loader(DataLoader[Any]):
     """A DataLoader that raises data errors as they are.
 
     An exception that leaves a worker arrives with the worker's traceback as its message; so
-    errors come as values instead, and are raised here.
+    errors come as values instead, and are raised here. What could not be read is counted here.
     """
+
+    dataset: FusionDataset
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
         for batch in super().__iter__():
             if isinstance(batch, FusionkitError):
                 raise batch
+            self._count(batch)
             yield batch
+
+    def _count(self, batch: Batch) -> None:
+        found = batch.pop("unreadable")
+        lenient = [role for role in self.dataset.roles if role.unreadable]
+        read = [r.field for r in lenient if batch["inputs"][r.role][PRESENT].any()]
+        self.dataset.unreadable.add(found, read)
+        if self.dataset.train:
+            self.dataset.unreadable.check()
 
 
 def make_loader(
@@ -131,18 +214,19 @@ def make_loader(
         task: The data set's.
         outputs: The data set's number of classes.
         config: Batch sizes and workers.
-        train: Whether to shuffle, anew in each epoch, and to use ``batch_size``.
-        seed: Of the order and of augmentation in workers.
+        train: Whether to shuffle, anew in each epoch, to drop fields and to use ``batch_size``.
+        seed: Of the order, of dropped fields and of augmentation in workers.
 
     Raises:
-        DataError: Nothing to train on; or, while iterating, a value that cannot be read.
+        DataError: Nothing to train on, or a sample lacks a field that it may not lack; while
+            iterating, a value that cannot be read.
     """
     if train and not len(samples):
         raise DataError("The training split is empty. Check the data set's files and splits.")
     size = config.batch_size if train else config.eval_batch_size or config.batch_size
     workers = min(8, _cores()) if config.workers is None else config.workers
     return Loader(
-        FusionDataset(samples, roles),
+        FusionDataset(samples, roles, train, seed),
         batch_size=size,
         shuffle=train,
         num_workers=workers,
@@ -191,6 +275,22 @@ def pick_field(fields: Mapping[str, str], modality: str, asked: str | None, who:
             f"Set {setting}."
         )
     return asked
+
+
+def _collate(role: RoleInput, rows: Sequence[Any]) -> Inputs:
+    if not role.may_lack:
+        return role.preprocessor.collate(rows)
+    present = torch.tensor([row is not None for row in rows])
+    if role.blank is not None and not present.all():
+        blank = role.preprocessor(role.blank)
+        rows = [blank if row is None else row for row in rows]
+    rows = [row for row in rows if row is not None]
+    return {**(role.preprocessor.collate(rows) if rows else {}), PRESENT: present}
+
+
+def _is_missing(sample: Sample, role: RoleInput) -> bool:
+    value = sample.fields.get(role.field)
+    return is_empty(value) if role.may_lack else value is None
 
 
 def _preprocess(sample: Sample, role: RoleInput) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusionkit.data.base import Sample
 from fusionkit.data.read import Source, label_name, missing
@@ -25,12 +27,18 @@ class FieldSpec:
     """Where a field comes from.
 
     Args:
-        column: Its column, or a template over columns: "images/{id}.jpg".
-        modality: What the field is; image, audio and video columns hold paths.
+        column: Its column, or a template over columns: "images/{id}.jpg"; null for a column named
+            like the field.
+        modality: What the field is; image, audio and video columns hold paths; null for a field
+            named after its modality.
+        columns: Those of a field of modality table, instead of ``column``.
+        present: Column that says whether a row has the field at all: 0, false, no or empty for no.
     """
 
-    column: str
-    modality: Modality
+    column: str | None = None
+    modality: Modality | None = None
+    columns: list[str] | None = None
+    present: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,56 +48,92 @@ class Cell:
     field: str
     modality: str
     pieces: tuple[tuple[str, str | None, str], ...]
+    present: str | None = None
 
     @classmethod
     def parse(cls, field: str, spec: str | FieldSpec | Mapping[str, Any]) -> Cell:
         """What a config says, checked.
 
         Raises:
-            ConfigError: The modality is not said, or the template is malformed.
+            ConfigError: The modality is not said, the template is malformed, or columns are
+                listed for something other than a table.
         """
         if isinstance(spec, str):
-            spec = FieldSpec(spec, field)  # type: ignore[arg-type]  # checked below
+            spec = FieldSpec(spec)
         elif isinstance(spec, Mapping):  # a config's own mapping, not yet made a FieldSpec
-            spec = FieldSpec(spec.get("column", field), spec.get("modality", field))
-        if spec.modality not in get_args(Modality):
+            spec = FieldSpec(**spec)
+        modality, column, several = spec.modality or field, spec.column or field, spec.columns
+        if modality not in get_args(Modality):
+            given = f"column: {column}" if several is None else f"columns: [{', '.join(several)}]"
             raise ConfigError(
-                f"Field {field!r}: {spec.modality!r} is no modality. Write {field}: "
-                f"{{column: {spec.column}, modality: ...}} of {', '.join(get_args(Modality))}."
+                f"Field {field!r}: {modality!r} is no modality. Write {field}: "
+                f"{{{given}, modality: ...}} of {', '.join(get_args(Modality))}."
             )
+        if several is not None:
+            _check_several(field, modality, spec.column, several)
+            return cls(field, modality, tuple(("", name, "") for name in several), spec.present)
+        if modality == "table":
+            return cls(field, modality, (("", column, ""),), spec.present)
         try:
-            parsed = list(string.Formatter().parse(spec.column))
-            pieces = tuple((text, column, form or "") for text, column, form, _ in parsed)
-            if not any(column for _, column, _ in pieces):
-                if "{" in spec.column:
+            parsed = list(string.Formatter().parse(column))
+            pieces = tuple((text, name, form or "") for text, name, form, _ in parsed)
+            if not any(name for _, name, _ in pieces):
+                if "{" in column:
                     raise ValueError("no column between the braces")
-                pieces = (("", spec.column, ""),)
+                pieces = (("", column, ""),)
         except ValueError as error:
             raise ConfigError(
-                f"Field {field!r}: {spec.column!r} is no template: {error}. "
+                f"Field {field!r}: {column!r} is no template: {error}. "
                 f'Write a column, or columns in braces: "images/{{id}}.jpg".'
             ) from error
-        return cls(field, spec.modality, pieces)
+        return cls(field, modality, pieces, spec.present)
 
     @property
     def columns(self) -> list[str]:
         """Those it is made from."""
         return [column for _, column, _ in self.pieces if column]
 
-    def check(self, source: Source, rows: Indices) -> None:
-        """Raise DataError if a cell of these rows is empty, unless the field is text."""
-        for column in self.columns if self.modality != "text" else ():
-            empty = rows[missing(source.table.column(column))[rows]]
-            if len(empty):
-                raise DataError(
-                    f"{source.origin(int(empty[0]))}: field {self.field!r} is empty in "
-                    f"{len(empty)} rows, this one first (column {column!r}). "
-                    f"Fill it in or remove the rows."
-                )
+    @property
+    def needed(self) -> list[str]:
+        """Those it is made from, and the one that says whether it is there."""
+        return [*self.columns, *([self.present] if self.present else [])]
+
+    def lacks(self, source: Source, empty: bool) -> NDArray[np.bool_]:
+        """Rows for which :meth:`value` gives None, or with ``empty`` a value that says nothing.
+
+        Returns:
+            (rows of the source,) bool, True = missing.
+        """
+        columns = [source.table.column(name) for name in self.columns]
+        if self.modality not in ("text", "table"):
+            gone = np.any([missing(column) for column in columns], axis=0)
+        elif not empty or any(text or form for text, _, form in self.pieces):
+            gone = np.zeros(len(source.table), dtype=bool)
+        elif self.modality == "text":
+            gone = np.all([missing(column) for column in columns], axis=0)
+        else:
+            cells = zip(*(column.to_pylist() for column in columns), strict=True)
+            gone = np.array([all(_or_none(cell) is None for cell in row) for row in cells])
+        if self.present:
+            said = source.table.column(self.present).to_pylist()
+            gone = gone | np.array([_says_no(cell) for cell in said])
+        return gone
 
     def value(self, source: Source, row: int) -> Any:
-        """What a sample holds: a path, a text, or the cell as it is."""
+        """What a sample holds: a path, a text, a mapping of cells, or the cell as it is.
+
+        None where the row lacks the field; an empty text and a table of empty cells are values.
+        """
+        if self.present and _says_no(source.cell(self.present, row)):
+            return None
+        if self.modality == "table":
+            return {column: _or_none(source.cell(column, row)) for column in self.columns}
         cells = [source.cell(column, row) if column else None for _, column, _ in self.pieces]
+        if self.modality != "text" and any(
+            column and cell in (None, "")
+            for (_, column, _), cell in zip(self.pieces, cells, strict=True)
+        ):
+            return None
         value = cells[0]
         if len(self.pieces) > 1 or self.pieces[0][0] or self.pieces[0][2]:
             try:
@@ -106,7 +150,50 @@ class Cell:
             return "" if value is None else str(value)
         if self.modality in _IN_FILES and isinstance(value, str):
             return str(source.root / value)
+        if self.modality == "vector" and isinstance(value, str):
+            if value.endswith(".npy"):
+                return str(source.root / value)
+            try:
+                return _numbers(value)
+            except ValueError as error:
+                raise DataError(
+                    f"{source.origin(row)}: field {self.field!r} is {_short(value)}, no list of "
+                    f"numbers: {error}. Write 0.5 1 2, [0.5, 1, 2] or the path of a .npy file."
+                ) from error
         return value
+
+
+def _check_several(field: str, modality: str, column: str | None, several: list[str]) -> None:
+    """Raise ConfigError unless these columns can make a table."""
+    listed = f"Field {field!r}: columns is [{', '.join(several)}], "
+    if column is not None:
+        raise ConfigError(f"{listed}but column is {column!r} as well. Leave out one of them.")
+    if modality != "table":
+        raise ConfigError(
+            f"{listed}but the modality is {modality}; only a table has several columns. "
+            f"Set modality: table, or give one column."
+        )
+    if not several or len(set(several)) < len(several):
+        raise ConfigError(f"{listed}which names none, or one twice. Name each column once.")
+
+
+def _says_no(cell: Any) -> bool:
+    return (label_name(cell) or "").lower() in ("", "0", "false", "no")
+
+
+def _or_none(cell: Any) -> Any:
+    return None if isinstance(cell, str) and not cell.strip() else cell
+
+
+def _numbers(text: str) -> Any:
+    """``0.5 1 2`` (commas will do) or a JSON list, of lists for a sequence of vectors."""
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [float(word) for word in text.replace(",", " ").split()]
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +223,7 @@ class Rows(Sequence[Sample]):
         id: str | None,
         targets: Sequence[Any] | None,
     ) -> Rows:
-        """Some rows of each source.
-
-        Raises:
-            DataError: A cell is empty that holds something other than text.
-        """
-        for source, chosen in zip(sources, rows, strict=True):
-            for cell in cells:
-                cell.check(source, chosen)
+        """Some rows of each source."""
         places = [
             np.stack([np.full_like(chosen, number), chosen], axis=1)
             for number, chosen in enumerate(rows)
@@ -169,3 +249,22 @@ class Rows(Sequence[Sample]):
             target=None if self.targets is None else self.targets[index],
             origin=source.origin(row),
         )
+
+    def lacks(self, field: str, empty: bool) -> NDArray[np.bool_]:
+        """As :func:`fusionkit.data.missing.lacks`."""
+        cell = next(cell for cell in self.cells if cell.field == field)
+        flags = np.empty(len(self), dtype=bool)
+        for number, source in enumerate(self.sources):
+            here = self.places[:, 0] == number
+            flags[here] = cell.lacks(source, empty)[self.places[here, 1]]
+        return flags
+
+    def ids(self) -> list[str]:
+        """The ``id`` of every sample."""
+        columns = [
+            [None] * len(source.table)
+            if self.id is None
+            else [label_name(value) for value in source.table.column(self.id).to_pylist()]
+            for source in self.sources
+        ]
+        return [columns[number][row] or str(row + 1) for number, row in self.places.tolist()]

@@ -31,8 +31,10 @@ class Table(Dataset):
     """Samples from a CSV, TSV, JSONL or Parquet file, or from one file per split.
 
     Rows are counted from 1, header and blank lines left out: the number that messages and
-    ``Sample.origin`` give. An empty text is a text; an empty cell of any other modality is an
-    error.
+    ``Sample.origin`` give. An empty text is a text, and a field of modality table may have empty
+    cells; an empty cell of any other modality is a missing field. ``missing.allow`` says which
+    encoders can do without theirs; for those, an empty text and a table of empty cells is
+    missing as well.
 
     Where the file is neither one per split nor has a ``split`` column, rows are divided by
     ``split_shares``: seeded, and stratified by class, by rarest class (multi-label) or by
@@ -43,7 +45,8 @@ class Table(Dataset):
         files: One file, or one per split: {train: ..., val: ..., test: ...}.
         fields: Column by field. image: photo says that column photo holds images. A field that
             is not named after its modality takes {column: ..., modality: ...}. A column may be a
-            template over columns: "images/{id}.jpg".
+            template over columns: "images/{id}.jpg". A table takes several: {columns: [age, sex]}.
+            ``present`` names a column that says whether a row has the field: 0, false, no, empty.
         label: Column of the label; several columns of 0 and 1 for multi_label; null for a table
             to predict on.
         task: single_label, multi_label (a list column, or text with a separator) or regression.
@@ -206,7 +209,7 @@ class Table(Dataset):
         """The columns that are needed of a file; read once."""
         if (key, labelled) not in self._read:
             needed = {
-                column: f"field {cell.field!r}" for cell in self._cells for column in cell.columns
+                column: f"field {cell.field!r}" for cell in self._cells for column in cell.needed
             }
             if self._id is not None:
                 needed.setdefault(self._id, "`id`")

@@ -22,6 +22,10 @@ Modality = Literal["image", "text", "audio", "video", "table", "vector", "other"
 
 Inputs = Mapping[str, Tensor]  # what an encoder's own preprocessor collated; batch first
 
+# Where a sample may lack a field, the loader adds this key to a role's inputs: (B,) bool, True =
+# present. The fusion takes it out; encoders never see it.
+PRESENT = "fusionkit.present"
+
 
 @dataclass(frozen=True, slots=True)
 class Features:

@@ -15,7 +15,7 @@ from transformers.masking_utils import (
 
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
 from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
-from fusionkit.encoders.transformers_weights import build, own_config, read_config
+from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError, EncoderError, suggest
 
@@ -59,7 +59,11 @@ _REFUSED = {
     "deberta": "its attention scores depend on relative positions, which prompts do not have",
     "deberta-v2": "its attention scores depend on relative positions, which prompts do not have",
     "mpnet": "its attention adds a bias for the relative position of every pair of tokens",
-    "gpt2": "it reads from left to right; bert takes encoders that read both ways",
+    **dict.fromkeys(
+        ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "phi3", "qwen2", "qwen3"),
+        "it reads from left to right; bert takes encoders that read both ways. Use the encoder "
+        "`gpt2` for it",
+    ),
 }
 
 
@@ -103,16 +107,7 @@ class Bert(MainEncoder):
             WeightsError: The weights were not found or do not fit.
         """
         super().__init__()
-        if model is not None and config is not None:
-            raise ConfigError("Give either `model` (a name or a folder) or `config` (a net's own).")
-        if config is not None and weights == "pretrained":
-            raise ConfigError(
-                "A net described by `config` has no pretrained weights of its own. "
-                "Set `weights: random` or `weights: PATH`, or give `model` instead."
-            )
-        if config is None:
-            model = model or "bert-base-uncased"
-        found = read_config(model, weights) if model else own_config(config or {})
+        found, model = architecture(model, weights, config, default="bert-base-uncased")
         self._layout = _layout_of(found)
         self.backbone = build(found, weights, None if model is None else locate(model))
         self.pooling = pooling

@@ -191,3 +191,22 @@ def pixels_of(
             f"{tuple(pixels.shape)}; preprocess with its preprocessor() or set `image_size`."
         )
     return pixels
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """(H, W) of a size that a config gives as one number or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def check_tiles(image_size: int | None, patch: Any) -> None:
+    """Whether patches tile an image of that side; None for the model's own.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    height, width = pair(patch)
+    if image_size is not None and (image_size % height or image_size % width):
+        raise ConfigError(
+            f"`image_size: {image_size}` is no multiple of the patch, {height} x {width}."
+        )

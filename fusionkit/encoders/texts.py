@@ -98,7 +98,12 @@ class TextPreprocessor:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.special_tokens = special_tokens
-        self.pad_id: int = tokenizer.pad_token_id or 0
+        # GPT-2 and Llama have no padding token; what is padding is masked, whatever its id.
+        self.pad_id: int = next(
+            token
+            for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+            if token is not None
+        )
         if tokenizer.is_fast:
             # Some tokenizer files fix a length of their own.
             tokenizer.backend_tokenizer.no_padding()

@@ -51,7 +51,7 @@ def prompted_attention(
             # is_causal aligns the triangle with the first key, which is now a prompt.
             shape = query.shape[-2], key.shape[-2]
             triangle = torch.ones(shape, dtype=torch.bool, device=key.device)
-            attention_mask = triangle.tril(shape[1] - shape[0])
+            attention_mask = triangle.tril(shape[1] - shape[0])[None, None]
         attention_mask = widen_mask(attention_mask, prompts.shape[1])
         prompt_key, prompt_value = project_prompts(module, prompts)
         key = torch.cat([split_heads(prompt_key, key.shape[-1]), key], dim=-2)
@@ -64,16 +64,32 @@ def prompted_attention(
 
 
 def project_prompts(module: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of the prompts, (B, n, D) each, without position.
+    """Keys and values of the prompts, (B, n, key heads * head_dim) each, without position.
 
     The projections are called as modules: what LoRA adds to them reaches the prompts too.
     """
+    key, value = _project(module, prompts)
+    for name in ("k_norm", "k_layernorm"):  # Qwen 3, Gemma 3, OLMo 2; Phi
+        norm = getattr(module, name, None)
+        if norm is not None:  # over one head, or over all as one
+            key = norm(key.unflatten(-1, (-1, len(norm.weight)))).flatten(-2)
+    return key, value
+
+
+def _project(module: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(module, "key"):
         return module.key(prompts), module.value(prompts)
     if hasattr(module, "k_proj"):  # Llama, CLIP, wav2vec2
         return module.k_proj(prompts), module.v_proj(prompts)
     if hasattr(module, "k_lin"):  # DistilBERT
         return module.k_lin(prompts), module.v_lin(prompts)
+    if hasattr(module, "query_key_value"):  # GPT-NeoX: the three of a head stand together
+        heads = module.query_key_value(prompts).unflatten(-1, (-1, 3, module.head_size))
+        return heads[..., 1, :].flatten(-2), heads[..., 2, :].flatten(-2)
+    if hasattr(module, "qkv_proj"):  # Phi-3: keys and values may have fewer heads than queries
+        width = module.num_key_value_heads * module.head_dim
+        _, key, value = module.qkv_proj(prompts).tensor_split((-2 * width, -width), dim=-1)
+        return key, value
     fused = module.Wqkv if hasattr(module, "Wqkv") else module.c_attn  # ModernBERT, GPT-2
     _, key, value = fused(prompts).chunk(3, dim=-1)
     return key, value

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig
 from transformers.utils import logging
 
 from fusionkit.encoders.transformers_attention import PROMPTED
@@ -25,6 +25,32 @@ from fusionkit.encoders.weights import building_on_meta, locate
 from fusionkit.errors import ConfigError, WeightsError, suggest
 
 REMEDY = "Give a local folder with `model: PATH` or `weights: PATH`, or `weights: random`."
+
+
+def architecture(
+    model: str | None, weights: str, config: Mapping[str, Any] | None, default: str
+) -> tuple[Any, str | None]:
+    """The architecture that an encoder's arguments ask for, named or spelled out.
+
+    Returns:
+        The architecture, and its name: ``default`` if neither ``model`` nor ``config`` is given,
+        None for a net of one's own.
+
+    Raises:
+        ConfigError: Both are given, or pretrained weights for a net of one's own.
+        WeightsError: The architecture was not found.
+    """
+    if config is None:
+        name = model or default
+        return read_config(name, weights), name
+    if model is not None:
+        raise ConfigError("Give either `model` (a name or a folder) or `config` (a net's own).")
+    if weights == "pretrained":
+        raise ConfigError(
+            "A net described by `config` has no pretrained weights of its own. "
+            "Set `weights: random` or `weights: PATH`, or give `model` instead."
+        )
+    return own_config(config), None
 
 
 def own_config(config: Mapping[str, Any]) -> Any:
@@ -105,24 +131,25 @@ def fetch(read: Callable[..., Any], source: str, what: str, remedy: str = REMEDY
         ) from error
 
 
-def build(config: Any, weights: str, source: str | None) -> nn.Module:
+def build(config: Any, weights: str, source: str | None, model_class: Any = None) -> nn.Module:
     """A model without its pooler that takes prompts in attention; in the default dtype.
 
     Args:
         config: Its architecture.
         weights: ``pretrained`` (those of ``source``), ``random``, or a local file or folder.
         source: A hub name or a local folder.
+        model_class: What to build instead of the plain model of the architecture.
 
     Raises:
         WeightsError: The weights were not found, or do not fit.
     """
-    model_class = MODEL_MAPPING[type(config)]
+    model_class = model_class or MODEL_MAPPING[type(config)]
     # A checkpoint stored in half precision would otherwise be built in half precision.
     options = {"attn_implementation": PROMPTED, "dtype": torch.get_default_dtype()}
     if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         options["add_pooling_layer"] = False  # the pooled output is read from the last layer
     if building_on_meta() or weights == "random":
-        return AutoModel.from_config(config, **options)  # type: ignore[no-any-return]
+        return model_class._from_config(config, **options)  # type: ignore[no-any-return]
     options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
     given = str(source) if weights == "pretrained" else locate(weights)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import Features, Inputs, Prompts
+from fusionkit.encoders.base import Features, Inputs, MainEncoder, Prompts
+from fusionkit.fusion.stand_in import ReplaceTokens, fill_in, idle, make_stand_in, take_presence
 from fusionkit.prompts.engine import Routing
 from fusionkit.registry import API_VERSION
 from fusionkit.transfer.base import Transfer
@@ -41,10 +42,12 @@ class Fusion(nn.Module, ABC):
 
     A constructor takes the main encoder and the complements, both under their transfer modes,
     then what a config may set. It passes the encoders it uses to ``super().__init__``; others
-    are neither kept nor fed.
+    are neither kept nor fed. It calls the encoders through :meth:`see` and :meth:`run_main`,
+    which put stand-ins where a sample lacks a field.
 
     Attributes:
         encoders: The encoders in use, by role.
+        stand_ins: One learned vector for each role whose field a sample may lack.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -53,6 +56,7 @@ class Fusion(nn.Module, ABC):
         super().__init__()
         roles = role_names(len(complements))
         self.encoders = nn.ModuleDict(dict(zip(roles, (main, *complements), strict=True)))
+        self.stand_ins = nn.ParameterDict()
 
     @property
     def main(self) -> Transfer:
@@ -70,13 +74,40 @@ class Fusion(nn.Module, ABC):
             if role != "main" and isinstance(encoder, Transfer)
         }
 
+    def allow_missing(self, roles: Collection[str]) -> None:
+        """Let samples lack the fields of these roles; those that are not in use are left out."""
+        main = self.main.encoder
+        widths = {role: encoder.out_dim for role, encoder in self.complements.items()}
+        if isinstance(main, MainEncoder):
+            widths["main"] = main.layer_widths[0]
+        for role, width in widths.items():
+            if role in roles:
+                self.stand_ins[role] = make_stand_in(width)
+
     def see(self, inputs: Mapping[str, Inputs]) -> dict[str, Features]:
-        """What each complement in use sees of a batch, by role."""
-        return {role: encoder(inputs[role]) for role, encoder in self.complements.items()}
+        """What each complement in use sees of a batch, by role; a stand-in where it is missing."""
+        return {role: self._see(role, inputs[role]) for role in self.complements}
+
+    def _see(self, role: str, inputs: Inputs) -> Features:
+        encoder = self.complements[role]
+        rows, present = take_presence(inputs)
+        if present is None:
+            seen: Features = encoder(rows)
+            return seen
+        stand_in = self.stand_ins[role]
+        if not rows:  # nobody in this batch has the field
+            return fill_in(None, present, idle(stand_in, encoder))
+        return fill_in(encoder(rows), present, stand_in)
 
     def run_main(self, inputs: Mapping[str, Inputs], prompts: Prompts | None = None) -> Features:
-        """What the main encoder sees of a batch, prompted."""
-        features: Features = self.main(inputs["main"], prompts)
+        """What the main encoder sees of a batch, prompted.
+
+        Where its own field is missing, one learned token stands for all of the sample's: what the
+        layers say of it then comes from the prompts.
+        """
+        rows, present = take_presence(inputs["main"])
+        edit = None if present is None else ReplaceTokens(present, self.stand_ins["main"])
+        features: Features = self.main(rows, prompts, edit)
         return features
 
     @property

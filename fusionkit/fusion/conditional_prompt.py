@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
-
 from fusionkit.encoders.base import Inputs, MainEncoder
 from fusionkit.errors import ConfigError
 from fusionkit.fusion.base import Fusion, FusionOutput
 from fusionkit.prompts.engine import ConditionalPrompts
 from fusionkit.prompts.importance import importance_loss
+from fusionkit.prompts.psi import PSI_DIM, PsiMode
 from fusionkit.prompts.static import INIT_RANGE
 from fusionkit.transfer.base import Transfer
 
@@ -20,11 +19,11 @@ class ConditionalPrompt(Fusion):
     """Every layer of the main encoder is prompted on condition of the complements.
 
     ``[P_s, P_d, P_m]`` of Eq. 3 of arXiv 2312.03734: static, dynamic (a mixture of prompt
-    experts) and mapped prompts, each switchable. With several complements psi is the
-    concatenation of their pooled features.
+    experts) and mapped prompts, each switchable. psi, which the prompts are conditioned on, is
+    the complement's pooled feature; several complements are projected and joined by ``psi``.
 
     Args:
-        main: The main encoder, frozen or fine-tuned.
+        main: The main encoder, under any mode that has no prompts of its own.
         complements: What the prompts are conditioned on; unused if only static prompts are on.
         static: Whether the static prompt P_s is used.
         dynamic: Whether the dynamic prompt P_d is used.
@@ -38,6 +37,10 @@ class ConditionalPrompt(Fusion):
         noise: Standard deviation of the routing noise, in training only; null for 1 / k^2.
         importance_weight: Weight of the importance loss (Eq. 6).
         importance_threshold: gamma, below which a layer's importance loss is switched off.
+        psi: How several complements make one psi: concat, sum or attention. Not used with one.
+        psi_dim: Width each of several complements is projected to. Not used with one.
+        mapper: pooled maps psi to one row (the paper), sequence reads the complements' tokens.
+        mapped_length: m, rows of the mapped prompt; above 1 only under mapper: sequence.
         mapper_dim: Hidden width of the mapper.
         dropout: Probability that an entry of a prompt is dropped in training.
         init_range: Static prompts and experts start as U(-init_range, init_range).
@@ -63,6 +66,10 @@ class ConditionalPrompt(Fusion):
         noise: float | None = None,
         importance_weight: float = 0.01,  # authors' code
         importance_threshold: float = 0.05,  # paper, section 3.4
+        psi: PsiMode = "concat",
+        psi_dim: int = PSI_DIM,
+        mapper: Literal["pooled", "sequence"] = "pooled",
+        mapped_length: int = 1,
         mapper_dim: int = 384,  # authors' code; reproduces Table 1
         dropout: float = 0.1,  # authors' code
         init_range: float = INIT_RANGE,
@@ -78,12 +85,12 @@ class ConditionalPrompt(Fusion):
             raise ConfigError(f"{type(main.encoder).__name__} has no layers to prompt.")
         if not main.takes_prompts:
             raise ConfigError(
-                "main_transfer is a mode that takes no prompts; conditional_prompt needs "
-                "frozen or fine_tune."
+                f"main_transfer ({type(main).__name__}) has prompts of its own and takes no "
+                f"others; conditional_prompt needs another mode, such as frozen or fine_tune."
             )
         self.prompts = ConditionalPrompts(
             main.encoder.layer_widths,
-            sum(complement.out_dim for complement in used) or None,
+            [complement.out_dim for complement in used],
             static=static,
             dynamic=dynamic,
             mapped=mapped,
@@ -94,6 +101,10 @@ class ConditionalPrompt(Fusion):
             top_k=top_k,
             temperature=temperature,
             noise=noise,
+            psi=psi,
+            psi_dim=psi_dim,
+            mapper=mapper,
+            mapped_length=mapped_length,
             mapper_dim=mapper_dim,
             dropout=dropout,
             init_range=init_range,
@@ -106,8 +117,7 @@ class ConditionalPrompt(Fusion):
         return self.main.out_dim
 
     def forward(self, inputs: Mapping[str, Inputs]) -> FusionOutput:
-        seen = [features.pooled for features in self.see(inputs).values()]
-        prompts = self.prompts(torch.cat(seen, dim=-1) if seen else None)
+        prompts = self.prompts(list(self.see(inputs).values()))
         feature = self.run_main(inputs, prompts).pooled
         routing = prompts.routing
         losses = {}

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import TokenState
+from fusionkit.encoders.base import Features, TokenState
 from fusionkit.errors import ConfigError
-from fusionkit.prompts.mapper import Mapper
+from fusionkit.prompts.mapper import Mapper, SequenceMapper
+from fusionkit.prompts.psi import PSI_DIM, Psi, PsiMode
 from fusionkit.prompts.router import ComplementRouter, Gate, MultimodalRouter
 from fusionkit.prompts.static import INIT_RANGE, StaticPrompts, uniform_rows
 
@@ -35,11 +36,12 @@ class ConditionalPrompts(nn.Module):
     """Prompts ``[P_s, P_d, P_m]`` of Eq. 3 of arXiv 2312.03734.
 
     P_s is learned and the same for all instances, P_d = sum_e r_e E_e mixes k prompt experts by
-    the router's scores (Eq. 4), P_m = f_m(psi) maps the complementary feature to one row.
+    the router's scores (Eq. 4), P_m = f_m(psi) maps the complementary feature to one row or, under
+    ``mapper="sequence"``, reads m rows from the complements' tokens.
 
     Args:
         widths: D_i of every layer of the main encoder.
-        psi_dim: C, width of the complementary feature; None if only static prompts are used.
+        complement_dims: C_j of each complement; none if only static prompts are used.
         static: Whether P_s is used.
         dynamic: Whether P_d is used.
         mapped: Whether P_m is used.
@@ -50,6 +52,12 @@ class ConditionalPrompts(nn.Module):
         top_k: Experts that are mixed; None for all (dense).
         temperature: tau of the router's softmax.
         noise: Standard deviation of the routing noise in training; None for 1 / k^2.
+        psi: How several complements make one psi, see :class:`~fusionkit.prompts.psi.Psi`; one
+            complement's feature is psi as it is.
+        psi_dim: Width each of several complements is projected to.
+        mapper: ``pooled`` maps psi (the paper), ``sequence`` reads the complements' tokens, see
+            :class:`~fusionkit.prompts.mapper.SequenceMapper`.
+        mapped_length: m, rows of P_m; above 1 only under ``sequence``.
         mapper_dim: Hidden width of the mapper.
         dropout: Probability that an entry of a prompt is dropped in training.
         init_range: P_s and the experts start as U(-init_range, init_range).
@@ -61,7 +69,7 @@ class ConditionalPrompts(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        psi_dim: int | None,
+        complement_dims: Sequence[int],
         *,
         static: bool = True,
         dynamic: bool = True,
@@ -73,6 +81,10 @@ class ConditionalPrompts(nn.Module):
         top_k: int | None = None,
         temperature: float = 0.1,  # paper, section 3.3
         noise: float | None = None,
+        psi: PsiMode = "concat",
+        psi_dim: int = PSI_DIM,
+        mapper: Literal["pooled", "sequence"] = "pooled",
+        mapped_length: int = 1,
         mapper_dim: int = 384,  # authors' code; reproduces Table 1
         dropout: float = 0.1,  # authors' code
         init_range: float = INIT_RANGE,
@@ -82,6 +94,7 @@ class ConditionalPrompts(nn.Module):
             static, dynamic, mapped, prompt_length, experts, top_k, temperature,
             noise, mapper_dim, init_range,
         )  # fmt: skip
+        _check_mapper(mapped, mapper, mapped_length)
         first, last = _layer_range(layers, len(widths))
         chosen = list(widths[first:last])
         self.layers = tuple(range(first, last))
@@ -89,34 +102,43 @@ class ConditionalPrompts(nn.Module):
         self.static = StaticPrompts(chosen, prompt_length, init_range) if static else None
         self.experts: nn.ParameterList | None = None
         self.router: ComplementRouter | MultimodalRouter | None = None
-        self.mapper: Mapper | None = None
-        if (dynamic or mapped) and psi_dim is None:
+        self.psi: Psi | None = None
+        self.mapper: Mapper | SequenceMapper | None = None
+        if (dynamic or mapped) and not complement_dims:
             raise ConfigError(
                 "Dynamic and mapped prompts need a complement to condition on; "
                 "give one, or set dynamic: false and mapped: false."
             )
-        if dynamic and psi_dim is not None:
+        if dynamic or (mapped and mapper == "pooled"):
+            self.psi = Psi(complement_dims, psi, psi_dim)
+        if dynamic and self.psi is not None:
             self.experts = nn.ParameterList(
                 uniform_rows(experts, prompt_length, width, init_range=init_range)
                 for width in chosen
             )
             self.router = (
-                ComplementRouter(psi_dim, len(chosen), experts)
+                ComplementRouter(self.psi.out_dim, len(chosen), experts)
                 if router == "complement"
-                else MultimodalRouter(psi_dim, chosen, experts)
+                else MultimodalRouter(self.psi.out_dim, chosen, experts)
             )
-        if mapped and psi_dim is not None:
-            self.mapper = Mapper(psi_dim, mapper_dim, chosen)
+        if mapped and mapper == "sequence":
+            self.mapper = SequenceMapper(complement_dims, mapper_dim, chosen, mapped_length)
+        elif mapped and self.psi is not None:
+            self.mapper = Mapper(self.psi.out_dim, mapper_dim, chosen)
         self.gate = Gate(temperature, 1 / experts**2 if noise is None else noise, top_k)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, psi: Tensor | None) -> BatchPrompts:
+    def forward(self, seen: Sequence[Features]) -> BatchPrompts:
         """Everything that does not depend on the main encoder's tokens, once for a batch.
 
         Args:
-            psi: (B, C), or None if only static prompts are used.
+            seen: Features of each complement, in the order of ``complement_dims``; none if only
+                static prompts are used.
         """
+        psi = None if self.psi is None else self.psi([features.pooled for features in seen])
         routed = None if self.router is None or psi is None else self.router.prepare(psi)
+        if isinstance(self.mapper, SequenceMapper):
+            return BatchPrompts(self, routed, self.mapper(seen))
         mapped = None if self.mapper is None or psi is None else self.mapper(psi)
         return BatchPrompts(self, routed, mapped)
 
@@ -131,7 +153,7 @@ class BatchPrompts:
     """The prompts of one batch; hands each layer its rows and keeps a record of the routing."""
 
     def __init__(
-        self, engine: ConditionalPrompts, routed: Tensor | None, mapped: dict[int, Tensor] | None
+        self, engine: ConditionalPrompts, routed: Tensor | None, mapped: Sequence[Tensor] | None
     ) -> None:
         self.engine = engine
         self.routed = routed
@@ -139,7 +161,7 @@ class BatchPrompts:
         self.record: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, layer: int, state: TokenState) -> Tensor | None:
-        """Rows of ``layer``, (B, n, D), n = 2 l + 1 with all three prompts; None if unprompted."""
+        """Rows of ``layer``, (B, n, D), n = 2 l + m with all three prompts; None if unprompted."""
         engine = self.engine
         if layer not in engine.layers:
             return None
@@ -150,7 +172,7 @@ class BatchPrompts:
         if self.routed is not None:
             parts.append(engine.mix(slot, self._route(slot, state)))
         if self.mapped is not None:
-            parts.append(self.mapped[engine.widths[slot]])
+            parts.append(self.mapped[slot])
         rows: Tensor = engine.dropout(torch.cat(parts, dim=1))
         return rows
 
@@ -214,6 +236,24 @@ def _check(
         raise ConfigError(
             f"mapper_dim is at least 1, init_range and noise at least 0, given {mapper_dim}, "
             f"{init_range} and {noise}."
+        )
+
+
+def _check_mapper(mapped: bool, mapper: str, mapped_length: int) -> None:
+    if mapper == "sequence" and not mapped:
+        raise ConfigError(
+            "mapper: sequence makes mapped prompts, but mapped is false; set mapped: true, "
+            "or mapper: pooled."
+        )
+    if mapped_length < 1:
+        raise ConfigError(
+            f"mapped_length is at least 1, given {mapped_length}; "
+            f"mapped: false leaves mapped prompts out."
+        )
+    if mapper == "pooled" and mapped_length > 1:
+        raise ConfigError(
+            f"mapped_length is {mapped_length}, but mapper: pooled makes one row of one vector; "
+            f"set mapper: sequence, or mapped_length: 1."
         )
 
 

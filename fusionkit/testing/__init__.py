@@ -19,6 +19,7 @@ from fusionkit.testing.contracts import (
     format_results,
     run_contract,
 )
+from fusionkit.testing.samples import samples
 
 __all__ = [
     "CHECKS",
@@ -28,4 +29,5 @@ __all__ = [
     "assert_contract",
     "format_results",
     "run_contract",
+    "samples",
 ]

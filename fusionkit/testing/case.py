@@ -18,6 +18,7 @@ from fusionkit.encoders.base import (
 )
 
 PROMPT_ROWS = 3
+NO_LAYERS = "a complement encoder has no layers to prompt"
 
 
 class Violation(AssertionError):
@@ -87,7 +88,7 @@ class Context:
     def main(self) -> MainEncoder:
         """The encoder, where a check needs layers."""
         if not isinstance(self.encoder, MainEncoder):
-            raise NotApplicable("a complement encoder has no layers to prompt")
+            raise NotApplicable(NO_LAYERS)
         return self.encoder
 
     @property

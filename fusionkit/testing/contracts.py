@@ -77,16 +77,25 @@ class Result:
     message: str = ""
 
 
-def run_contract(case: Case) -> list[Result]:
+def run_contract(case: Case, report: Callable[[Result], None] | None = None) -> list[Result]:
     """All results, in the order of :data:`CHECKS`; a failure does not stop the others.
 
     The caller's random state is left as it is.
+
+    Args:
+        case: The encoder.
+        report: Called with each result as soon as it is there, to show progress.
     """
+    results: list[Result] = []
     with torch.random.fork_rng(devices=[]):
-        unmade = _attempt(Check(0, "the encoder and its inputs can be made", lambda _: None), case)
-        if unmade.status == "failed":
-            return [unmade]
-        return [_attempt(check, case) for check in CHECKS]
+        made = _attempt(Check(0, "the encoder and its inputs can be made", lambda _: None), case)
+        for check in CHECKS if made.status == "passed" else ():
+            results.append(_attempt(check, case))
+            if report is not None:
+                report(results[-1])
+    if made.status == "failed" and report is not None:
+        report(made)
+    return results or [made]
 
 
 def assert_contract(case: Case) -> None:

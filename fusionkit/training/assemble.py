@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset
+from fusionkit.config.schema import Experiment, MissingConfig
+from fusionkit.data.base import Dataset, Sample, Split
 from fusionkit.data.loading import RoleInput, pick_field
+from fusionkit.data.masks import read_mask
+from fusionkit.data.missing import blank_of, count_missing
 from fusionkit.encoders.base import MainEncoder
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
@@ -42,6 +44,9 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
         experiment: What to build.
         outputs: Number of classes, or 1 for regression.
         regression: Whether the head predicts a number.
+
+    Raises:
+        ConfigError: The main encoder may lack its field and cannot.
     """
     main = experiment.main_transfer.build(experiment.main.build())
     complements = [
@@ -50,6 +55,9 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
     ]
     fusion: Fusion = experiment.fusion.build(main, complements)
     model = FusionModel(fusion, outputs, regression)
+    fusion.allow_missing(experiment.missing.allow)
+    if "main" in fusion.stand_ins:
+        blank_of(fusion.main.encoder.modality)
     if experiment.trainer.gradient_checkpointing:
         for transfer in (fusion.main, *fusion.complements.values()):
             if isinstance(transfer.encoder, MainEncoder):
@@ -71,10 +79,52 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     return model, dataset, fields
 
 
-def role_inputs(model: FusionModel, fields: Mapping[str, str], train: bool) -> list[RoleInput]:
+def read_splits(
+    experiment: Experiment, dataset: Dataset, names: Sequence[Split]
+) -> dict[str, Sequence[Sample]]:
+    """Splits of a data set, without what the experiment's mask takes away.
+
+    Raises:
+        DataError: A split or the mask cannot be read, or they do not fit each other.
+    """
+    splits: dict[str, Sequence[Sample]] = {name: dataset.split(name) for name in names}
+    if experiment.missing.mask is None:
+        return splits
+    mask = read_mask(experiment.missing.mask, dataset.fields)
+    return {name: mask.apply(name, samples) for name, samples in splits.items()}
+
+
+def check_presence(
+    experiment: Experiment,
+    model: FusionModel,
+    fields: Mapping[str, str],
+    splits: Mapping[str, Sequence[Sample]],
+) -> None:
+    """Check that samples lack no field that they may not lack, without any encoder's weights.
+
+    Raises:
+        DataError: One does.
+    """
+    used = {role: fields[role] for role in model.fusion.encoders}
+    for samples in splits.values():
+        count_missing(samples, used, experiment.missing.allow)
+
+
+def role_inputs(
+    model: FusionModel, fields: Mapping[str, str], train: bool, missing: MissingConfig
+) -> list[RoleInput]:
     """How the samples of a split reach the encoders that the fusion uses."""
     fusion = model.fusion
     return [
-        RoleInput(role, fields[role], transfer.encoder.preprocessor(train))
+        RoleInput(
+            role,
+            fields[role],
+            transfer.encoder.preprocessor(train),
+            may_lack := role in fusion.stand_ins,
+            # Its layers run for every sample, the encoders of complements only where there is one.
+            blank_of(transfer.encoder.modality) if may_lack and role == "main" else None,
+            missing.unreadable and may_lack,
+            missing.dropout_of(role) if may_lack else 0.0,
+        )
         for role, transfer in {"main": fusion.main, **fusion.complements}.items()
     ]

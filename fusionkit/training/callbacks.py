@@ -72,7 +72,8 @@ class SaveBest(L.Callback):
 class SeedEpochs(L.Callback):
     """Makes each epoch's randomness a function of seed, epoch and process.
 
-    So a continued run draws the same order, dropout and routing noise as one without a break.
+    So a continued run draws the same order, dropout, dropped fields and routing noise as one
+    without a break.
     """
 
     def __init__(self, seed: int) -> None:
@@ -82,6 +83,7 @@ class SeedEpochs(L.Callback):
         shared = random.Random(f"{self.seed} {trainer.current_epoch}").getrandbits(48)
         torch.manual_seed(shared + trainer.global_rank)
         trainer.train_dataloader.generator.manual_seed(shared)
+        trainer.train_dataloader.dataset.epoch = trainer.current_epoch
 
 
 class ProgressBar(RichProgressBar):

@@ -7,7 +7,7 @@ from typing import Any
 
 from fusionkit.config.schema import Experiment
 from fusionkit.errors import DataError
-from fusionkit.training.assemble import dry_build
+from fusionkit.training.assemble import check_presence, dry_build, read_splits
 from fusionkit.training.optimizer import learning_rates
 from fusionkit.training.parameters import PartCount, count_parameters
 
@@ -53,7 +53,9 @@ def check(experiment: Experiment) -> Report:
         dry_build(baseline)
     data: dict[str, int] | str
     try:
-        data = {name: len(dataset.split(name)) for name in ("train", "val", "test")}
+        splits = read_splits(experiment, dataset, ("train", "val", "test"))
+        check_presence(experiment, model, fields, splits)
+        data = {name: len(samples) for name, samples in splits.items()}
     except DataError as error:
         data = str(error)
     rates = learning_rates(model, experiment.optimizer)

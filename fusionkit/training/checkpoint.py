@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusionkit.data.base import Task
+from fusionkit.encoders.base import ComplementEncoder
 from fusionkit.errors import CheckpointError
 from fusionkit.fusion.model import FusionModel, group_of
 
@@ -67,10 +68,14 @@ def trained_names(model: FusionModel) -> set[str]:
     """Names of the tensors a checkpoint holds.
 
     These are all parameters that are trained, and the buffers of the fusion, the head, and of
-    every encoder of which something is trained (running statistics, for example).
+    every encoder of which something is trained (running statistics, for example) or that takes
+    statistics of the training split.
     """
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     alive = {_encoder_of(name) for name in trained}
+    alive |= {
+        role for role, transfer in model.fusion.encoders.items() if _takes_statistics(transfer)
+    }
     parameters = dict(model.named_parameters())
     buffers = {name for name in model.state_dict() if name not in parameters}
     return trained | {
@@ -82,6 +87,10 @@ def _encoder_of(name: str) -> str | None:
     """The role whose upstream model a tensor belongs to; None for everything that is ours."""
     parts = name.split(".")
     return parts[2] if parts[:2] == ["fusion", "encoders"] and parts[3] == "encoder" else None
+
+
+def _takes_statistics(transfer: Any) -> bool:
+    return type(transfer.encoder).fit_statistics is not ComplementEncoder.fit_statistics
 
 
 def frozen_hashes(model: FusionModel) -> dict[str, str]:

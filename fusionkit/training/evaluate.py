@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,18 +16,20 @@ from torch import Tensor
 from fusionkit.config.schema import Experiment
 from fusionkit.config.validate import load_config
 from fusionkit.data.base import Dataset, Sample
-from fusionkit.data.loading import make_loader
+from fusionkit.data.loading import Loader, make_loader
 from fusionkit.data.read import check_suffix, read_columns
 from fusionkit.data.rows import FieldSpec
 from fusionkit.data.table import Table
 from fusionkit.data.write import write_table
 from fusionkit.errors import CheckpointError, DataError
 from fusionkit.training import checkpoint
-from fusionkit.training.assemble import field_by_role, role_inputs
+from fusionkit.training.assemble import field_by_role, read_splits, role_inputs
 from fusionkit.training.callbacks import ProgressBar, quiet
 from fusionkit.training.predictor import rebuild
 from fusionkit.training.task import FusionTask
 from fusionkit.training.trainer import precision_of
+
+_log = logging.getLogger("fusionkit")
 
 
 def evaluate(
@@ -51,7 +54,7 @@ def evaluate(
     experiment = load_config(files, overrides, start=(description.config, str(ckpt_path)))
     dataset: Dataset = experiment.data.build()
     split: Literal["val", "test"] = "val" if stage == "validate" else "test"
-    samples = dataset.split(split)
+    samples = read_splits(experiment, dataset, [split])[split]
     if not samples:
         raise DataError(f"The {split} split is empty; there is nothing to {stage} on.")
     classes = None if dataset.classes is None else list(dataset.classes)
@@ -66,6 +69,7 @@ def evaluate(
         trainer, loader = _prepare(experiment, task, fields, samples)
         step = trainer.validate if stage == "validate" else trainer.test
         found = step(task, loader, verbose=False)
+    _warn(loader, split)
     return {name: float(value) for name, value in found[0].items()}
 
 
@@ -101,6 +105,7 @@ def predict(
     with quiet():
         trainer, loader = _prepare(experiment, task, description.fields, samples)
         batches: Any = trainer.predict(task, loader)
+    _warn(loader, "predict")
     order = torch.cat([index for index, _ in batches]).argsort()
     predicted = torch.cat([values for _, values in batches])[order]
     table = read_columns(Path(input).expanduser())
@@ -149,6 +154,11 @@ def _table_like(dataset: Dataset, file: str) -> Table:
     )
 
 
+def _warn(loader: Loader, split: str) -> None:
+    for line in loader.dataset.unreadable.describe(split):
+        _log.warning(line)
+
+
 def _task(
     ckpt_path: str, experiment: Experiment, description: checkpoint.Description
 ) -> FusionTask:
@@ -162,7 +172,7 @@ def _prepare(
     task: FusionTask,
     fields: Mapping[str, str],
     samples: Sequence[Sample],
-) -> tuple[L.Trainer, Any]:
+) -> tuple[L.Trainer, Loader]:
     config = experiment.trainer
     trainer = L.Trainer(
         accelerator=config.accelerator,
@@ -177,7 +187,7 @@ def _prepare(
     )
     loader = make_loader(
         samples,
-        role_inputs(task.model, fields, train=False),
+        role_inputs(task.model, fields, train=False, missing=experiment.missing),
         task.task,
         task.model.head.out_features,
         experiment.loader,

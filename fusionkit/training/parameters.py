@@ -37,6 +37,10 @@ def _part(name: str) -> str:
     group, parts = group_of(name), name.split(".")
     if group == "head":
         return group
+    if parts[1] == "stand_ins":
+        return "stand-ins"
     if group == "fusion":  # fusion.prompts.experts.3 -> prompts experts
         return " ".join(part for part in parts[1:3] if not part.isdigit())
-    return group if parts[3] == "encoder" else f"{group} {parts[3]}"
+    if parts[3] != "encoder":
+        return f"{group} {parts[3]}"
+    return f"{group} lora" if any(part.startswith("lora_") for part in parts) else group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import build_model, role_inputs
 from fusionkit.training.metrics import predictions_of
+
+_log = logging.getLogger("fusionkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +42,23 @@ class Predictor:
         """Probabilities (n, C), or numbers (n,) for regression.
 
         Args:
-            rows: Raw values by field name: images or their paths, texts, ...
+            rows: Raw values by field name: images or their paths, texts, ... A field that may be
+                missing is left out or None.
 
         Raises:
             DataError: A row lacks a field or holds one that cannot be read.
         """
         if not rows:
             raise DataError("There are no rows to predict.")
-        wanted = [self.description.fields[role] for role in self.model.fusion.encoders]
+        fusion = self.model.fusion
+        wanted = {role: self.description.fields[role] for role in fusion.encoders}
         for number, row in enumerate(rows, start=1):
-            for name in wanted:
-                if name not in row:
+            for role, name in wanted.items():
+                if row.get(name) is None and role not in fusion.stand_ins:
                     raise DataError(
                         f"Row {number} has no field {name!r}.{suggest(name, row)} "
-                        f"The model reads: {', '.join(wanted)}."
+                        f"The model reads: {', '.join(wanted.values())}. Train one that can do "
+                        f"without: missing.allow: [{', '.join([*fusion.stand_ins, role])}]."
                     )
         samples = [
             Sample(str(number), row, None, f"row {number}")
@@ -60,7 +66,7 @@ class Predictor:
         ]
         loader = make_loader(
             samples,
-            role_inputs(self.model, self.description.fields, train=False),
+            role_inputs(self.model, self.description.fields, False, self.experiment.missing),
             self.description.task,
             self.model.head.out_features,
             LoaderConfig(batch_size=self.experiment.loader.batch_size, workers=0),
@@ -69,15 +75,16 @@ class Predictor:
         )
         device = next(self.model.parameters()).device
         with torch.inference_mode():
-            return torch.cat(
-                [
-                    predictions_of(
-                        self.description.task,
-                        self.model(_to(batch["inputs"], device)).logits,
-                    ).cpu()
-                    for batch in loader
-                ]
-            )
+            predicted = [
+                predictions_of(
+                    self.description.task,
+                    self.model(_to(batch["inputs"], device)).logits,
+                ).cpu()
+                for batch in loader
+            ]
+        for line in loader.dataset.unreadable.describe("predict"):
+            _log.warning(line)
+        return torch.cat(predicted)
 
 
 def _to(inputs: Any, device: torch.device) -> Any:

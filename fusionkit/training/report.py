@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fusionkit.data.loading import FusionDataset
 from fusionkit.training.parameters import PartCount
 
 # Shares, shown in per cent.
@@ -34,6 +35,16 @@ def parameter_table(counts: Sequence[PartCount]) -> Table:
         share = f"{count.trained / count.total:.0%}" if count.trained else "frozen"
         table.add_row(count.part, f"{count.trained:,}", f"{count.total:,}", share)
     return table
+
+
+def missing_lines(split: str, dataset: FusionDataset) -> list[str]:
+    """What the samples of a split lack, a line for each role whose field some lack."""
+    fields = {role.role: role.field for role in dataset.roles}
+    return [
+        f"{split}: {role} ({fields[role]}) missing in {count:,} of {len(dataset):,} samples"
+        for role, count in dataset.missing.items()
+        if count
+    ]
 
 
 def value_text(name: str, value: float) -> str:

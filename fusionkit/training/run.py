@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ import yaml
 from rich.console import Console
 
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset
-from fusionkit.data.loading import make_loader
+from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.loading import Loader, make_loader
 from fusionkit.errors import DataError
 from fusionkit.fusion.model import FusionModel, RegressionHead
 from fusionkit.training import checkpoint
-from fusionkit.training.assemble import build_model, dry_build, field_by_role, role_inputs
+from fusionkit.training.assemble import (
+    build_model,
+    check_presence,
+    dry_build,
+    field_by_role,
+    read_splits,
+    role_inputs,
+)
 from fusionkit.training.callbacks import SaveBest, quiet
 from fusionkit.training.folders import (
     CONFIG,
@@ -33,9 +41,19 @@ from fusionkit.training.folders import (
     resume_folder,
 )
 from fusionkit.training.parameters import count_parameters
-from fusionkit.training.report import ResultRow, console, parameter_table, results_table
+from fusionkit.training.report import (
+    ResultRow,
+    console,
+    missing_lines,
+    parameter_table,
+    results_table,
+)
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 from fusionkit.training.trainer import make_trainer, monitored
+
+_log = logging.getLogger("fusionkit")
+
+_Read = dict[str, tuple[Dataset, dict[str, Sequence[Sample]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +88,17 @@ def fit(experiment: Experiment, ckpt_path: str | None = None) -> RunResult:
     """
     parent = Path(experiment.output) / experiment.name
     places = baseline_folders(experiment.baselines)
-    for baseline in experiment.baselines.values():
-        dry_build(baseline)  # what is wrong with it is said now, not after the main run
+    data: _Read = {}
+    for baseline in experiment.baselines.values():  # wrong ones are named before the main run
+        model, _, fields = dry_build(baseline)
+        check_presence(baseline, model, fields, _read(baseline, data)[1])
     out = console() if is_first_process() else None
     if ckpt_path is None:
-        result = _run(experiment, lambda: new_folder(parent), out, resume=False)
+        result = _run(experiment, data, lambda: new_folder(parent), out, resume=False)
     else:
         folder = resume_folder(parent, ckpt_path)
         check_same_config(folder, experiment.resolved)
-        result = _run(experiment, lambda: folder, out, resume=True)
+        result = _run(experiment, data, lambda: folder, out, resume=True)
     rows = [_row(experiment.name, result)]
     for label, baseline in experiment.baselines.items():
         if out:
@@ -86,7 +106,7 @@ def fit(experiment: Experiment, ckpt_path: str | None = None) -> RunResult:
         place = result.folder / "baselines" / places[label]
         place.mkdir(parents=True, exist_ok=True)
         again = (place / RESUME).is_file()
-        rows.append(_row(label, _run(baseline, lambda p=place: p, None, again)))  # type: ignore[misc]
+        rows.append(_row(label, _run(baseline, data, lambda p=place: p, None, again)))  # type: ignore[misc]
     if out:
         out.print(results_table(rows))
         _print_places(out, result)
@@ -98,17 +118,23 @@ def _row(label: str, result: RunResult) -> ResultRow:
 
 
 def _run(
-    experiment: Experiment, place: Callable[[], Path], out: Console | None, resume: bool
+    experiment: Experiment,
+    data: _Read,
+    place: Callable[[], Path],
+    out: Console | None,
+    resume: bool,
 ) -> RunResult:
     """Train and test one experiment; ``place`` makes its folder once it could be built."""
     started = time.monotonic()
-    dataset: Dataset = experiment.data.build()
+    dataset, splits = _read(experiment, data)
     fields = field_by_role(experiment, dataset)
-    splits = _splits(dataset)
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     model = build_model(experiment, dataset.outputs, dataset.task == "regression")
     if isinstance(model.head, RegressionHead):
         model.head.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
+    if not resume:
+        for role, transfer in model.fusion.encoders.items():
+            _fit_statistics(transfer.encoder, splits["train"], fields[role])
     loaders = _loaders(experiment, dataset, splits, model, fields)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
@@ -135,6 +161,9 @@ def _run(
         out.print(parameter_table(counts))
         sizes = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.items())
         out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
+        for name, loader in loaders.items():
+            for line in missing_lines(name, loader.dataset):
+                out.print(line)
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))
@@ -148,6 +177,8 @@ def _run(
         trainer.strategy.barrier()  # the first process has written the best weights
         checkpoint.load_into(model, folder, frozen)
         metrics = _test(trainer, task, loaders)
+    for name, loader in loaders.items():
+        _warn_of_unreadable(trainer, name, loader)
     trained, total = sum(c.trained for c in counts), sum(c.total for c in counts)
     result = RunResult(folder, metrics, trained, total, time.monotonic() - started)
     if trainer.is_global_zero:
@@ -155,8 +186,17 @@ def _run(
     return result
 
 
-def _splits(dataset: Dataset) -> dict[str, Any]:
-    splits = {name: dataset.split(name) for name in ("train", "val", "test")}  # type: ignore[arg-type]
+def _read(experiment: Experiment, data: _Read) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
+    """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
+    key = repr((experiment.data, experiment.missing.mask))
+    if key not in data:
+        dataset: Dataset = experiment.data.build()
+        data[key] = dataset, _splits(experiment, dataset)
+    return data[key]
+
+
+def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Sample]]:
+    splits = read_splits(experiment, dataset, ("train", "val", "test"))
     if not splits["train"]:
         raise DataError(
             "The training split is empty; check the data node's files and split column."
@@ -168,17 +208,37 @@ def _splits(dataset: Dataset) -> dict[str, Any]:
     return splits
 
 
+def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str) -> None:
+    """Show an encoder the training split; one that takes no statistics reads none of it."""
+    last = ""
+
+    def values() -> Iterator[Any]:
+        nonlocal last
+        for sample in samples:
+            if (value := sample.fields.get(field)) is not None:
+                last = sample.origin
+                yield value
+                last = ""
+
+    try:
+        encoder.fit_statistics(values())
+    except DataError as error:
+        if not last:  # the sample could not be made, and says so itself
+            raise
+        raise DataError(f"{last}: field {field!r}: {error}") from error
+
+
 def _loaders(
     experiment: Experiment,
     dataset: Dataset,
     splits: Mapping[str, Any],
     model: FusionModel,
     fields: Mapping[str, str],
-) -> dict[str, Any]:
+) -> dict[str, Loader]:
     return {
         name: make_loader(
             samples,
-            role_inputs(model, fields, train=name == "train"),
+            role_inputs(model, fields, name == "train", experiment.missing),
             dataset.task,
             dataset.outputs,
             experiment.loader,
@@ -209,6 +269,19 @@ def _test(trainer: L.Trainer, task: FusionTask, loaders: Mapping[str, Any]) -> d
     else:
         return {}
     return {name: float(value) for name, value in found[0].items()}
+
+
+def _warn_of_unreadable(trainer: L.Trainer, split: str, loader: Loader) -> None:
+    """Say what could not be read, in any process."""
+    found = loader.dataset.unreadable
+    if trainer.world_size > 1:
+        shared: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(shared, found.origins)
+        for origins in shared:
+            found.merge(origins)
+    if trainer.is_global_zero:
+        for line in found.describe(split):
+            _log.warning(line)
 
 
 def _write_summary(result: RunResult, best: SaveBest, monitor: str | None) -> None:

@@ -40,7 +40,7 @@ class Prompt(FrozenWeights):
         if not isinstance(encoder, MainEncoder):
             raise ConfigError(
                 f"The transfer 'prompt' needs layers to prompt; {type(encoder).__name__} has none. "
-                f"Use frozen or fine_tune."
+                f"Use a mode that needs none, such as frozen, lora or fine_tune."
             )
         if length < 1 or init_range < 0:
             raise ConfigError(
@@ -56,7 +56,7 @@ class Prompt(FrozenWeights):
         if prompts is not None:
             raise ConfigError(
                 "An encoder under the transfer 'prompt' has its own prompts and takes no others; "
-                "the main encoder of a prompting fusion is frozen or fine_tune."
+                "the main encoder of a prompting fusion has another mode, such as frozen or lora."
             )
         return self.encoder.encode(inputs, self._rows, edit)
 

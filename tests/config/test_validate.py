@@ -188,7 +188,8 @@ def test_prompt_transfer_needs_layers(config, monkeypatch, stated):
     name = "'fake_prompt'" if stated else "'prompt' (the default)"
     assert (
         f"complement_transfer: {name} needs layers to prompt; 'fake_complement' has none. "
-        "Use frozen or fine_tune." in problem(config, *overrides)
+        "Use a mode that needs none, such as frozen, lora or fine_tune."
+        in problem(config, *overrides)
     )
 
 

@@ -53,7 +53,8 @@ def loader(rows, *, task="single_label", outputs=3, train=False, seed=0, roles=R
 
 def test_rows_carry_inputs_target_and_index(tmp_path):
     row = FusionDataset(samples(tmp_path), ROLES)[3]
-    assert row == {"inputs": {"main": 3.0, "complement": 3}, "target": 0, "index": 3}
+    inputs = {"main": 3.0, "complement": 3}
+    assert row == {"inputs": inputs, "target": 0, "index": 3, "unreadable": []}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

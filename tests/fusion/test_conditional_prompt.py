@@ -4,6 +4,9 @@ import pytest
 import torch
 from tiny import TinyComplement, TinyMain
 
+from fusionkit.encoders.base import PRESENT, ComplementEncoder, Features
+from fusionkit.encoders.bert import Bert
+from fusionkit.encoders.timm_swin import TimmSwin
 from fusionkit.errors import ConfigError, EncoderError
 from fusionkit.fusion.base import role_names
 from fusionkit.fusion.conditional_prompt import ConditionalPrompt
@@ -44,13 +47,115 @@ def test_the_feature_depends_on_the_complement_of_its_own_row_only():
     assert changed.tolist() == [False, False, True, False]
 
 
-def test_psi_of_several_complements_is_their_concatenation():
-    model = fusion(complements=2).eval()
-    assert model.prompts.router.linear.in_features == 10
-    inputs = batch()
+class TinySequence(ComplementEncoder):
+    """Each number of a row is a token; NaN is padding."""
+
+    modality = "vector"
+
+    def __init__(self, dim: int = 3) -> None:
+        super().__init__()
+        self.dim = dim
+        self.backbone = torch.nn.Linear(1, dim)
+
+    @property
+    def out_dim(self) -> int:
+        return self.dim
+
+    def preprocessor(self, train: bool):
+        raise NotImplementedError
+
+    def encode(self, inputs) -> Features:
+        keep = ~inputs["x"].isnan()
+        tokens = self.backbone(inputs["x"].nan_to_num().unsqueeze(-1))
+        return Features((tokens * keep.unsqueeze(-1)).sum(1), tokens, keep)
+
+
+def several(**options) -> ConditionalPrompt:
+    """Three complements of different widths, the second with tokens."""
+    complements = [TinyComplement(), TinySequence(), TinyComplement(dim=7)]
+    options = {"experts": 3, "prompt_length": 2, "psi_dim": 4, "mapper_dim": 8, **options}
+    return ConditionalPrompt(
+        Frozen(TinyMain()), [FineTune(complement) for complement in complements], **options
+    )
+
+
+def batch_of_three() -> dict:
+    inputs = {**batch(), "complement_3": {"x": torch.randn(4, 6)}}
+    inputs["complement_2"]["x"][1, 4:] = torch.nan
+    return inputs
+
+
+PSI_AND_MAPPER = [
+    {},
+    {"psi": "sum"},
+    {"psi": "attention"},
+    {"mapper": "sequence"},
+    {"mapper": "sequence", "mapped_length": 3, "psi": "attention"},
+    {"mapper": "sequence", "mapped_length": 3, "dynamic": False, "static": False},
+]
+
+
+@pytest.mark.parametrize("options", PSI_AND_MAPPER, ids=str)
+def test_each_of_three_complements_changes_its_own_row_only(options):
+    model, inputs = several(**options).eval(), batch_of_three()
+    assert list(model.encoders) == ["main", "complement", "complement_2", "complement_3"]
     before = model(inputs).feature
-    inputs["complement_2"]["x"] = inputs["complement_2"]["x"] + 1
-    assert not torch.equal(model(inputs).feature, before)
+    for role in ("complement", "complement_2", "complement_3"):
+        changed = {name: {"x": rows["x"].clone()} for name, rows in inputs.items()}
+        changed[role]["x"][2] += 1
+        rows = (model(changed).feature != before).any(dim=-1)
+        assert rows.tolist() == [False, False, True, False], role
+
+
+@pytest.mark.parametrize("options", PSI_AND_MAPPER, ids=str)
+def test_everything_trained_of_three_complements_gets_a_gradient(options):
+    model = several(**options).train()
+    model(batch_of_three()).feature.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("mapper", ["pooled", "sequence"])
+def test_a_missing_complement_is_the_same_stand_in_alone_and_among_others(mapper):
+    complements = [Frozen(TinySequence()), Frozen(TinyComplement())]
+    options = {"experts": 3, "psi": "attention", "psi_dim": 4, "mapper": mapper}
+    model = ConditionalPrompt(Frozen(TinyMain()), complements, **options)
+    model.allow_missing(["complement"])
+    model.eval()
+    inputs = {role: batch()[role] for role in ("main", "complement_2")}
+    present = torch.tensor([True, False, True, True])
+    inputs["complement"] = {"x": torch.randn(3, 6), PRESENT: present}
+    alone = {role: {"x": inputs[role]["x"][1:2]} for role in ("main", "complement_2")}
+    alone["complement"] = {PRESENT: present[1:2]}
+    torch.testing.assert_close(model(alone).feature, model(inputs).feature[1:2])
+
+
+@pytest.mark.parametrize(("psi", "width"), [("concat", 12), ("sum", 4), ("attention", 4)])
+def test_routers_and_mapper_are_as_wide_as_psi(psi, width):
+    model = several(psi=psi)
+    assert model.prompts.router.linear.in_features == width
+    assert model.prompts.mapper.shared[0].in_features == width
+
+
+def test_psi_options_say_nothing_with_one_complement():
+    torch.manual_seed(0)
+    plain = fusion().eval()
+    torch.manual_seed(0)
+    other = fusion(psi="attention", psi_dim=3).eval()
+    inputs = batch()
+    assert torch.equal(plain(inputs).feature, other(inputs).feature)
+
+
+def test_the_papers_models_have_the_papers_number_of_parameters():
+    with torch.device("meta"):
+        main = TimmSwin(model="swin_base_patch4_window7_224")
+        complement = Prompt(Bert(model="bert-base-uncased"), length=4)
+        for experts, trained in ((4, 1_509_219), (16, 2_596_995)):
+            fusion = ConditionalPrompt(Frozen(main), [complement], experts=experts)
+            model = FusionModel(fusion, 3)
+            assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trained
 
 
 def test_the_routing_record_has_scores_of_every_layer():
@@ -104,7 +209,9 @@ def test_gradient_checkpointing_changes_no_gradient():
 def test_a_main_encoder_needs_layers_and_a_mode_that_takes_prompts():
     with pytest.raises(ConfigError, match="TinyComplement has no layers to prompt"):
         ConditionalPrompt(Frozen(TinyComplement()), [Frozen(TinyComplement())])
-    with pytest.raises(ConfigError, match="needs frozen or fine_tune"):
+    with pytest.raises(
+        ConfigError, match=r"main_transfer \(Prompt\) has prompts of its own.*needs another mode"
+    ):
         ConditionalPrompt(Prompt(TinyMain()), [Frozen(TinyComplement())])
 
 

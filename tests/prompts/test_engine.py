@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fusionkit.encoders.base import TokenState
+from fusionkit.encoders.base import Features, TokenState
 from fusionkit.errors import ConfigError
 from fusionkit.prompts.engine import ConditionalPrompts, tokens_mean
 from fusionkit.prompts.router import Gate, MultimodalRouter
@@ -20,8 +20,12 @@ def states(batch: int = 3) -> list[TokenState]:
     return [TokenState(torch.randn(batch, 5, width)) for width in WIDTHS]
 
 
+def seen(*pooled: torch.Tensor) -> list[Features]:
+    return [Features(x) for x in pooled]
+
+
 def rows(engine: ConditionalPrompts, psi: torch.Tensor | None, batch: int = 3) -> list:
-    prompts = engine(psi)
+    prompts = engine([] if psi is None else seen(psi))
     return [prompts(layer, state) for layer, state in enumerate(states(batch))]
 
 
@@ -31,7 +35,7 @@ def rows(engine: ConditionalPrompts, psi: torch.Tensor | None, batch: int = 3) -
 )
 def test_parameters_are_those_of_the_papers_swin_b(experts, prompts, routers, mapper):
     with torch.device("meta"):
-        engine = ConditionalPrompts(SWIN_B, 768, experts=experts)
+        engine = ConditionalPrompts(SWIN_B, [768], experts=experts)
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert count(engine.static) + count(engine.experts) == prompts
     assert count(engine.router) == routers
@@ -44,7 +48,7 @@ def test_parameters_are_those_of_the_papers_swin_b(experts, prompts, routers, ma
 )
 def test_each_combination_makes_its_rows(static, dynamic, mapped):
     engine = ConditionalPrompts(
-        WIDTHS, 6, static=static, dynamic=dynamic, mapped=mapped, prompt_length=2, experts=3
+        WIDTHS, [6], static=static, dynamic=dynamic, mapped=mapped, prompt_length=2, experts=3
     ).eval()
     made = rows(engine, torch.randn(3, 6))
     n = 2 * static + 2 * dynamic + mapped
@@ -52,7 +56,7 @@ def test_each_combination_makes_its_rows(static, dynamic, mapped):
 
 
 def test_rows_are_static_then_dynamic_then_mapped():
-    engine = ConditionalPrompts(WIDTHS, 6, prompt_length=2, experts=3).eval()
+    engine = ConditionalPrompts(WIDTHS, [6], prompt_length=2, experts=3).eval()
     psi = torch.randn(3, 6)
     for layer, made in enumerate(rows(engine, psi)):
         weight = engine.router.linear.weight.view(3, 3, 6)[layer]
@@ -68,21 +72,70 @@ def test_rows_are_static_then_dynamic_then_mapped():
 
 
 def test_one_expert_is_a_plain_learned_prompt():
-    engine = ConditionalPrompts(WIDTHS, 6, static=False, mapped=False, experts=1, prompt_length=2)
+    engine = ConditionalPrompts(WIDTHS, [6], static=False, mapped=False, experts=1, prompt_length=2)
     made = rows(engine.eval(), torch.randn(3, 6))
     torch.testing.assert_close(made[2], engine.experts[2].expand(3, -1, -1))
 
 
 def test_widths_share_their_mapped_prompt():
-    engine = ConditionalPrompts(WIDTHS, 6, static=False, dynamic=False).eval()
+    engine = ConditionalPrompts(WIDTHS, [6], static=False, dynamic=False).eval()
     first, second, third = rows(engine, torch.randn(3, 6))
     assert torch.equal(first, second)
     assert third.shape == (3, 1, 8)
 
 
+def test_the_sequence_mapper_makes_m_rows_after_static_and_dynamic():
+    engine = ConditionalPrompts(
+        WIDTHS, [6], prompt_length=2, experts=3, mapper="sequence", mapped_length=4, mapper_dim=8
+    ).eval()
+    features = Features(torch.randn(3, 6), torch.randn(3, 7, 6))
+    prompts = engine([features])
+    made = [prompts(layer, state) for layer, state in enumerate(states())]
+    assert [tuple(row.shape) for row in made] == [(3, 8, width) for width in WIDTHS]
+    for row, mapped in zip(made, engine.mapper([features]), strict=True):
+        assert torch.equal(row[:, 4:], mapped)
+
+
+def test_routing_sees_pooled_features_only():
+    engine = ConditionalPrompts(WIDTHS, [6], mapper="sequence").eval()
+    pooled, routings = torch.randn(3, 6), []
+    for _ in range(2):
+        prompts = engine([Features(pooled, torch.randn(3, 7, 6))])
+        for layer, state in enumerate(states()):
+            prompts(layer, state)
+        routings.append(prompts.routing.weights)
+    assert torch.equal(*routings)
+
+
+def test_prompted_layers_in_the_middle_get_their_own_mapped_rows():
+    engine = ConditionalPrompts(
+        WIDTHS, [6], static=False, dynamic=False, mapper="sequence", layers=(1, 3)
+    ).eval()
+    features = Features(torch.randn(3, 6), torch.randn(3, 7, 6))
+    prompts = engine([features])
+    second, third = (prompts(layer, states()[layer]) for layer in (1, 2))
+    assert (second.shape, third.shape) == ((3, 1, 4), (3, 1, 8))
+    assert torch.equal(second, engine.mapper([features])[0])
+
+
+def test_one_complement_under_the_pooled_mapper_has_the_parameter_names_it_always_had():
+    names = set(ConditionalPrompts([4, 8], [6]).state_dict())
+    assert names == {
+        *(f"{part}.{layer}" for part in ("static.rows", "experts") for layer in (0, 1)),
+        *(f"router.linear.{kind}" for kind in ("weight", "bias")),
+        *(f"mapper.shared.0.{kind}" for kind in ("weight", "bias")),
+        *(f"mapper.by_width.{w}.0.{kind}" for w in (4, 8) for kind in ("weight", "bias")),
+    }
+
+
+def test_no_psi_is_made_that_nothing_reads():
+    arguments = {"static": False, "dynamic": False, "mapper": "sequence"}
+    assert ConditionalPrompts(WIDTHS, [6, 5], **arguments).psi is None
+
+
 def test_layers_outside_the_range_get_no_prompts():
-    engine = ConditionalPrompts(WIDTHS, 6, layers=(1, 3), experts=2).eval()
-    prompts = engine(torch.randn(3, 6))
+    engine = ConditionalPrompts(WIDTHS, [6], layers=(1, 3), experts=2).eval()
+    prompts = engine(seen(torch.randn(3, 6)))
     made = [prompts(layer, state) for layer, state in enumerate(states())]
     assert made[0] is None
     assert made[1].shape == (3, 13, 4)
@@ -92,8 +145,8 @@ def test_layers_outside_the_range_get_no_prompts():
 
 
 def test_every_layer_has_its_own_router():
-    engine = ConditionalPrompts(WIDTHS, 6, experts=4).eval()
-    prompts = engine(torch.randn(3, 6))
+    engine = ConditionalPrompts(WIDTHS, [6], experts=4).eval()
+    prompts = engine(seen(torch.randn(3, 6)))
     for layer, state in enumerate(states()):
         prompts(layer, state)
     scores = prompts.routing.weights
@@ -102,26 +155,26 @@ def test_every_layer_has_its_own_router():
 
 def test_a_row_does_not_depend_on_its_batch_mates():
     for router in ("complement", "multimodal"):
-        engine = ConditionalPrompts(WIDTHS, 6, experts=4, router=router).eval().double()
+        engine = ConditionalPrompts(WIDTHS, [6], experts=4, router=router).eval().double()
         psi, state = torch.randn(3, 6).double(), TokenState(torch.randn(3, 5, 4).double())
-        together = engine(psi)(0, state)
-        alone = engine(psi[1:2])(0, TokenState(state.tokens[1:2]))
+        together = engine(seen(psi))(0, state)
+        alone = engine(seen(psi[1:2]))(0, TokenState(state.tokens[1:2]))
         torch.testing.assert_close(together[1:2], alone)
 
 
 def test_evaluation_is_repeatable_and_training_is_noisy():
-    engine = ConditionalPrompts(WIDTHS, 6, experts=4, dropout=0.0)
+    engine = ConditionalPrompts(WIDTHS, [6], experts=4, dropout=0.0)
     psi = torch.randn(3, 6)
-    first, second = engine.eval()(psi), engine(psi)
+    first, second = engine.eval()(seen(psi)), engine(seen(psi))
     assert torch.equal(first(0, states()[0]), second(0, states()[0]))
     engine.train()
-    first, second = engine(psi), engine(psi)
+    first, second = engine(seen(psi)), engine(seen(psi))
     assert not torch.equal(first(0, states()[0]), second(0, states()[0]))
     assert torch.equal(first.routing.probabilities, second.routing.probabilities)
 
 
 def test_noise_has_standard_deviation_one_over_k_squared():
-    engine = ConditionalPrompts(WIDTHS, 6, experts=5)
+    engine = ConditionalPrompts(WIDTHS, [6], experts=5)
     assert engine.gate.noise == 1 / 25
     weights, _ = Gate(1.0, 0.5, None)(torch.zeros(20_000, 2), training=True)
     difference = torch.logit(weights[:, 0])  # eps_0 - eps_1
@@ -139,13 +192,13 @@ def test_top_k_keeps_the_probabilities_of_the_largest():
 
 
 def test_dropout_acts_on_prompts_in_training_only():
-    engine = ConditionalPrompts(WIDTHS, None, dynamic=False, mapped=False, dropout=0.5)
+    engine = ConditionalPrompts(WIDTHS, [], dynamic=False, mapped=False, dropout=0.5)
     assert (rows(engine, None)[0] == 0).any()
     assert not (rows(engine.eval(), None)[0] == 0).any()
 
 
 def test_prompts_start_in_their_range():
-    engine = ConditionalPrompts(SWIN_B, 6, experts=2)
+    engine = ConditionalPrompts(SWIN_B, [6], experts=2)
     limit = math.sqrt(6 / (3 * 16 + 128))
     for parameter in (*engine.static.rows, *engine.experts):
         assert parameter.abs().max() <= limit
@@ -192,9 +245,17 @@ def test_padding_does_not_count_in_the_mean_of_tokens():
         ({"layers": (2, 9)}, r"main encoder's 3 layers, given \[2, 9\]"),
         ({"noise": -1.0}, "init_range and noise at least 0"),
         ({"mapper_dim": 0}, "mapper_dim is at least 1"),
-        ({"psi_dim": None}, "need a complement to condition on"),
+        ({"complement_dims": []}, "need a complement to condition on"),
+        ({"complement_dims": [6, 5], "psi_dim": 0}, "psi_dim is at least 1, given 0"),
+        ({"mapped": False, "mapper": "sequence"}, "set mapped: true, or mapper: pooled"),
+        ({"mapped_length": 0}, "mapped_length is at least 1, given 0; mapped: false leaves"),
+        ({"mapped_length": 4}, "mapped_length is 4, but mapper: pooled makes one row"),
+        (
+            {"mapper": "sequence", "mapper_dim": 10},
+            "mapper_dim is a multiple of 4, given 10",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        ConditionalPrompts(WIDTHS, **{"psi_dim": 6, **arguments})
+        ConditionalPrompts(WIDTHS, **{"complement_dims": [6], **arguments})

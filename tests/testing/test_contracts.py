@@ -1,5 +1,6 @@
 """The contract passes a right encoder and names what is wrong with each wrong one."""
 
+import copy
 import importlib
 import itertools
 import re
@@ -90,6 +91,10 @@ class Right(MainEncoder):
     @property
     def out_dim(self):
         return DIM
+
+    @property
+    def layers(self):
+        return list(self.backbone.blocks)
 
     @property
     def layer_widths(self):
@@ -387,7 +392,7 @@ class GivesPromptsPositions(Right):
 
 
 class TakesAnyPrompts(Right):
-    def encode(self, inputs, prompts=None):
+    def encode(self, inputs, prompts=None, edit=None):
         state = self.embed(inputs)
         for layer in range(2):
             rows = None if prompts is None else prompts(layer, state)
@@ -396,7 +401,7 @@ class TakesAnyPrompts(Right):
 
 
 class RefusesWithoutAReason(Right):
-    def encode(self, inputs, prompts=None):
+    def encode(self, inputs, prompts=None, edit=None):
         state = self.embed(inputs)
         for layer in range(2):
             rows = None if prompts is None else prompts(layer, state)
@@ -430,6 +435,30 @@ class LoadsOnMeta(Right):
     def __init__(self):
         super().__init__()
         self.backbone.cls = nn.Parameter(torch.randn(1, 1, DIM, device="cpu"))
+
+
+class ListsItsLayersBackwards(Right):
+    @property
+    def layers(self):
+        return list(self.backbone.blocks)[::-1]
+
+
+class ListsOneLayerForTwo(Right):
+    @property
+    def layers(self):
+        return [self.backbone.blocks]
+
+
+class ListsCopiesOfItsLayers(Right):
+    @property
+    def layers(self):
+        return [copy.deepcopy(block) for block in self.backbone.blocks]
+
+
+class ListsModulesWithoutWeights(Right):
+    @property
+    def layers(self):
+        return [nn.Identity(), nn.Identity()]
 
 
 # encoder, the check that it fails, what the message says, whether that is the only failure
@@ -479,6 +508,15 @@ WRONG = [
     (CannotTravel, 19, r"preprocessor\(train=False\) cannot be pickled", True),
     (AugmentsAlways, 19, "other inputs after pickling, or the second time", True),
     (LoadsOnMeta, 20, r"\['backbone.cls'\] have storage", True),
+    (
+        ListsItsLayersBackwards,
+        21,
+        r"weights of layers\[0\] leaves as it is what run_layer\(0",
+        True,
+    ),
+    (ListsOneLayerForTwo, 21, "layers has 1 modules, layer_widths 2 widths", True),
+    (ListsCopiesOfItsLayers, 21, r"layers\[0\] has no weights, or some outside", True),
+    (ListsModulesWithoutWeights, 21, r"layers\[0\] has no weights", True),
 ]
 
 
@@ -622,7 +660,7 @@ def test_assert_contract_lists_all_that_failed():
     with pytest.raises(AssertionError) as caught:
         assert_contract(case_of(SkipsLayerOne))
     lines = str(caught.value).splitlines()
-    assert re.fullmatch(r"\d of 20 checks of the encoder contract failed:", lines[0])
+    assert re.fullmatch(rf"\d of {len(CHECKS)} checks of the encoder contract failed:", lines[0])
     assert any(line.startswith("  16 every layer uses its prompts: Layer 1") for line in lines)
     assert any(line.startswith("   8 gradients reach every prompt") for line in lines)
     assert lines[-1] == "docs/contract.md says what each check is good for."
@@ -660,7 +698,7 @@ def test_results_are_shown_one_line_a_check_with_counts():
     assert len(lines) == len(CHECKS) + 1
     assert lines[0].startswith(" 1  FAILED   equals the upstream model without prompts: pooled")
     assert lines[1] == " 2  passed   a layer returns as many tokens as without prompts"
-    assert lines[-1] == "19 passed, 1 failed, 0 skipped"
+    assert lines[-1] == f"{len(CHECKS) - 1} passed, 1 failed, 0 skipped"
 
 
 def test_the_random_state_of_the_caller_is_left_alone():
@@ -670,7 +708,7 @@ def test_the_random_state_of_the_caller_is_left_alone():
 
 
 def test_checks_are_numbered_in_order():
-    assert [check.number for check in CHECKS] == list(range(1, 21))
+    assert [check.number for check in CHECKS] == list(range(1, len(CHECKS) + 1))
 
 
 # ---- the page for plug-in authors ----------------------------------------------------------------

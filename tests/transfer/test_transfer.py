@@ -64,7 +64,7 @@ def test_prompt_trains_its_rows_only_and_uses_every_layer():
 
 
 def test_prompt_refuses_an_encoder_without_layers():
-    with pytest.raises(ConfigError, match="TinyComplement has none. Use frozen or fine_tune"):
+    with pytest.raises(ConfigError, match="TinyComplement has none. Use a mode that needs none"):
         Prompt(TinyComplement())
 
 

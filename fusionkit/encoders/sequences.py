@@ -1,0 +1,30 @@
+"""Rows of different length in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of (T_i, ...) to (B, T, ...), zeros after their end, and (B, T) bool, True = real."""
+    lengths = torch.tensor([len(row) for row in rows])
+    keep = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return pad_sequence(list(rows), batch_first=True), keep
+
+
+def masked_mean(tokens: Tensor, keep: Tensor) -> Tensor:
+    """Mean over the real tokens, zeros where there is none.
+
+    Args:
+        tokens: (B, T, C).
+        keep: (B, T) bool, True = real token.
+
+    Returns:
+        (B, C).
+    """
+    weights = keep.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -1,0 +1,1 @@
+"""The Keyword Transformer, a model that no library has, as an encoder of fusionkit."""
