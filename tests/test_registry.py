@@ -104,7 +104,7 @@ def test_class_that_configs_cannot_build_is_refused(install, name, message):
 
 
 def test_unknown_name_suggests_close_ones():
-    with pytest.raises(UnknownNameError, match=r"main encoder 'brt'\. Did you mean 'bert'\?"):
+    with pytest.raises(UnknownNameError, match=r"main encoder 'brt'\. Did you mean 'bert'"):
         registry.find("main_encoder", "brt")
 
 
@@ -113,7 +113,7 @@ def test_main_encoder_serves_as_complement():
 
 
 def test_complement_as_main_says_why_not():
-    with pytest.raises(ConfigError, match=r"'bow' has no layers to prompt.*Main encoders: bert"):
+    with pytest.raises(ConfigError, match=r"'bow' has no layers to prompt.*Main encoders: .*bert"):
         registry.find("main_encoder", "bow")
 
 

@@ -33,9 +33,8 @@ def run(argv: Sequence[str]) -> int:
         "distribution has one. Exit code 1 if a check failed.",
         "NAME [--json] [--ARGUMENT VALUE ...]",
         "examples:\n"
-        "  fusionkit contract timm_vit --model vit_tiny_patch16_224 --weights random "
-        "--options '{img_size: 32, depth: 2}'\n"
-        "  fusionkit contract bert --model fusionkit/claims-transformer\n\n"
+        "  fusionkit contract bert --model fusionkit/claims-transformer\n"
+        "  fusionkit contract timm_vit --weights random --options '{img_size: 32, depth: 2}'\n\n"
         "The arguments are the encoder's own, as a config states them; `fusionkit info NAME` "
         "lists them.\nThe checks are in docs/contract.md; all but one compute in float64, so "
         "build a small encoder.",

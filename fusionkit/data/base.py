@@ -19,7 +19,8 @@ class Sample:
 
     Attributes:
         id: Names the row in error messages and prediction tables.
-        fields: Raw value by field name: an image or its path, a text, ...
+        fields: Raw value by field name: an image or its path, a text, ...; None, or no such key,
+            where the sample lacks the field.
         target: Class index, sequence of class indices (multi-label) or number; None if unknown.
         origin: Where the row stands, for error messages: ``"train.csv, row 17"``.
     """

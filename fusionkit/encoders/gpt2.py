@@ -211,7 +211,7 @@ class CausalLM(MainEncoder):
         tokens = self.backbone.get_submodule(self._layout.final_norm)(state.tokens)
         if self.pooling == "mean":
             return Features(masked_mean(tokens, keep), tokens, keep)
-        rows = torch.arange(len(tokens), device=tokens.device)
+        rows = torch.arange(len(tokens), device=tokens.device)  # padding is on the right
         return Features(tokens[rows, keep.sum(dim=1) - 1], tokens, keep)
 
     def preprocessor(self, train: bool) -> TextPreprocessor:

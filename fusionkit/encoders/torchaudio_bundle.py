@@ -46,7 +46,7 @@ class TorchaudioBundle(SpeechEncoder):
             weights: ``pretrained`` (those of the bundle, from download.pytorch.org or torch's
                 local cache), ``random``, or a local file.
             max_seconds: Longer clips are cut at their end. 20 s are the longest crops of
-                wav2vec 2.0's pretraining; memory grows with the square of it.
+                wav2vec 2.0's pretraining; attention costs the square of it.
             options: Arguments of ``torchaudio.models.wav2vec2_model`` or ``wavlm_model`` that
                 differ from the bundle's; with ``weights: random`` or a file.
 
@@ -120,7 +120,7 @@ class TorchaudioBundle(SpeechEncoder):
 
 def _find_bundle(name: str) -> Any:
     try:
-        pipelines = require("torchaudio.pipelines", "audio")
+        pipelines = require("torchaudio.pipelines", "torchaudio")
     except (OSError, RuntimeError) as error:
         raise MissingExtraError(
             f"torchaudio is installed but does not load: {error} Install the build of torchaudio "
@@ -148,7 +148,7 @@ def _build(bundle: Any, name: str, weights: str, options: dict[str, Any]) -> nn.
         )
     if weights == "pretrained" and not building_on_meta():
         return _pretrained(bundle, name)
-    models = require("torchaudio.models", "audio")
+    models = require("torchaudio.models", "torchaudio")
     make = models.wavlm_model if bundle._model_type == "WavLM" else models.wav2vec2_model
     unknown = sorted(set(options) - set(bundle._params))
     if unknown:

@@ -47,7 +47,7 @@ class TransformersSpeech(SpeechEncoder):
                 ``config`` is given.
             weights: ``pretrained`` (those of ``model``), ``random``, or a local file or folder.
             max_seconds: Longer clips are cut at their end. 20 s are the longest crops of
-                wav2vec 2.0's pretraining; memory grows with the square of it.
+                wav2vec 2.0's pretraining; attention costs the square of it.
             config: A net of one's own instead of ``model``: a transformers config with
                 ``model_type``; its weights are ``random`` or a path.
 

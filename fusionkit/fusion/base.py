@@ -77,9 +77,8 @@ class Fusion(nn.Module, ABC):
     def allow_missing(self, roles: Collection[str]) -> None:
         """Let samples lack the fields of these roles; those that are not in use are left out."""
         main = self.main.encoder
-        widths = {role: encoder.out_dim for role, encoder in self.complements.items()}
-        if isinstance(main, MainEncoder):
-            widths["main"] = main.layer_widths[0]
+        widths = {"main": main.layer_widths[0]} if isinstance(main, MainEncoder) else {}
+        widths |= {role: encoder.out_dim for role, encoder in self.complements.items()}
         for role, width in widths.items():
             if role in roles:
                 self.stand_ins[role] = make_stand_in(width)

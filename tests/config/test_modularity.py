@@ -18,10 +18,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
     ],
     "bert_frozen": [("complement_transfer", "frozen")],
     "gpt2_frozen": [("complement", "gpt2"), ("complement_transfer", "frozen")],
-    "bert_fine_tuned": [
-        ("complement_transfer", "fine_tune"),
-        ("optimizer.group_lr.complement", "2e-5"),
-    ],
+    "bert_fine_tuned": [("complement_transfer", "fine_tune")],
     "gpt2_lora": [("complement", "gpt2"), ("complement_transfer", "lora")],
     "clip_text_frozen": [("complement", "clip_text"), ("complement_transfer", "frozen")],
     "ast_frozen": [

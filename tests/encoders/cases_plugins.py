@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +51,29 @@ def hashed_ngrams() -> Case:
     return Case(make, TEXTS, upstream, upstream_keys=("weight",))
 
 
+def minilm() -> Case:
+    from fusionkit_minilm.case import case
+
+    return case()  # real weights, none of which is a zero or one of an initialisation
+
+
+def kwt() -> Case:
+    from fusionkit_kwt.case import case
+
+    own = case()
+
+    def make() -> ComplementEncoder:
+        encoder: Any = shaken(own.make())
+        # MFCC of silence are in the hundreds; attention over such tokens would see a single key.
+        encoder.backbone.patch_embed.weight.data.mul_(0.1)
+        return encoder
+
+    return replace(own, make=make)
+
+
 CASES: dict[str, dict[str, Callable[[str], Case]]] = {
     "torchvision_vit": {"blocks": lambda _: torchvision_vit()},
     "hashed_ngrams": {"text": lambda _: hashed_ngrams()},
+    "minilm": {"pretrained": lambda _: minilm()},
+    "kwt": {"keywords": lambda _: kwt()},
 }

@@ -218,7 +218,7 @@ def test_library_that_is_missing_or_broken(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchaudio", None)
-    with pytest.raises(MissingExtraError, match=r"'torchaudio'.*fusionkit\[audio\]"):
+    with pytest.raises(MissingExtraError, match=r"'torchaudio'.*fusionkit\[torchaudio\]"):
         TorchaudioBundle()
 
     class Broken(types.ModuleType):

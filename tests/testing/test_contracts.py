@@ -707,6 +707,17 @@ def test_the_random_state_of_the_caller_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("without_compiling")
+def test_each_result_is_reported_as_it_comes():
+    seen = []
+    results = run_contract(complement_case(RightComplement), seen.append)
+    assert seen == results
+    assert len(seen) == len(CHECKS)
+    seen.clear()
+    (unmade,) = run_contract(replace(case_of(Right), samples=["a"] * 3), seen.append)
+    assert seen == [unmade]
+
+
 def test_checks_are_numbered_in_order():
     assert [check.number for check in CHECKS] == list(range(1, len(CHECKS) + 1))
 

@@ -9,8 +9,54 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+# As in a fresh shell: no trace of another run, and no worker of the test runner.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("FUSIONKIT", "PYTEST"))}
+
+MISSING = """
+main: {name: bert, model: fusionkit/claims-transformer}
+complement: {name: timm_vit, model: fusionkit/digits-vit}
+complement_transfer: fine_tune
+fusion: {name: conditional_prompt, experts: 2, prompt_length: 1, mapper_dim: 8}
+data:
+  name: table
+  files: {train: t.csv, val: t.csv}
+  fields: {image: photo, text: title}
+  label: kind
+missing: {allow: [complement], unreadable: true, dropout: 0.8}
+loader: {batch_size: 2, workers: 0}
+trainer: {max_epochs: 2, accelerator: cpu, devices: 2, strategy: ddp, progress_bar: false}
+"""
+
+
+def test_processes_may_differ_in_who_has_a_field(tmp_path):
+    rows = ["photo,title,kind"]
+    for i in range(24):
+        photo = tmp_path / f"{i}.png"
+        Image.new("L", (8, 8), 9 * i).save(photo)
+        if i % 5 == 3:
+            photo.write_bytes(b"no picture")
+        rows.append(f"{photo.name if i % 4 else ''},it is {i},{'odd' if i % 2 else 'even'}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "c.yaml").write_text(MISSING)
+    done = subprocess.run(
+        [sys.executable, "-m", "fusionkit", "fit", "--config", "c.yaml"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("train: complement (image) missing in 6 of 24 samples") == 1
+    # Both processes' findings, each once: 3, 13, 18, 23 (8 has no photo).
+    assert (
+        done.stderr.count("val: unreadable and taken for missing, field 'image': 4 (t.csv, r") == 1
+    )
 
 
 def test_two_processes_train_one_model(tmp_path):
@@ -18,10 +64,8 @@ def test_two_processes_train_one_model(tmp_path):
         --output {tmp_path} --data.claims_per_image 2 --trainer.max_epochs 1 --baselines null
         --trainer.devices 2 --trainer.strategy ddp --trainer.limit_train_batches 3
         --trainer.progress_bar false"""
-    # As in a fresh shell: no trace of another run, and no worker of the test runner.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FUSIONKIT", "PYTEST"))}
     done = subprocess.run(
-        command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        command.split(), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Results on the test split") == 1
@@ -32,7 +76,7 @@ def test_two_processes_train_one_model(tmp_path):
     words = ["test", "--ckpt_path", str(run), "--trainer.accelerator", "cpu"]
     alone = subprocess.run(
         [sys.executable, "-m", "fusionkit", *words],
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

@@ -65,11 +65,13 @@ COMPLEMENT = {
     *registry.entries("complement_encoder"),
     *of_plugins("fusionkit.complement_encoders"),
 }
+# Real weights, which its reference takes from their file; the encoder is `bert`.
+LEFT_OUT = {"minilm"}
 # name -> the variant that goes through all modes
 USUAL = {
     name: name if name in variants else next(iter(variants))
     for name, variants in CASES.items()
-    if name in MAIN | COMPLEMENT
+    if name in (MAIN | COMPLEMENT) - LEFT_OUT
 }
 
 

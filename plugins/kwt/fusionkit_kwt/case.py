@@ -20,10 +20,10 @@ DEPTH = 2
 def plain_layer(block: nn.Module | None) -> nn.TransformerEncoderLayer:
     """torch's own post-norm layer, with the weights of ``block``."""
     gelu = partial(F.gelu, approximate="tanh")
-    layer = nn.TransformerEncoderLayer(64, 1, 256, 0.0, gelu, 1e-6, batch_first=True)
+    layer = nn.TransformerEncoderLayer(64, 1, 256, 0.0, gelu, 1e-6, batch_first=True).double()
     if block is not None:
         layer.load_state_dict(block.state_dict())
-    return layer.double().eval()
+    return layer.eval()
 
 
 def upstream(backbone: Any, inputs: Inputs) -> Tensor:
