@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import textwrap
 import time
@@ -79,40 +78,20 @@ def _case(entry: registry.Entry, arguments: Mapping[str, Any]) -> tuple[Case, st
     if own is not None:
         return own(), "its own case"
     from fusionkit.config.arguments import check_arguments
+    from fusionkit.testing.samples import made_up_case
 
     checked, wrong = check_arguments(cls, entry.name, arguments)
     if wrong:
         told = [f"--{name}: {text}" if name else text for name, text in wrong]
         raise ConfigError("\n  ".join([f"{entry.name} cannot be built:", *told]))
     stated = ", ".join(f"{name}: {spell_value(value)}" for name, value in arguments.items())
-    return _made_up(cls, entry.name, checked), stated or "its default arguments"
-
-
-def _made_up(cls: type[Any], name: str, arguments: Mapping[str, Any]) -> Case:
-    """A case on samples made for the encoder's modality."""
-    from fusionkit.encoders.weights import building_on_meta
-    from fusionkit.testing import Case, samples
-
-    # What the arguments of a vector or a table encoder say of its data.
-    width = arguments.get("in_dim", arguments.get("dim", 8))
-    columns = [
-        c for listed in arguments.values() if isinstance(listed, list) for c in map(str, listed)
-    ]
     try:
-        raw = samples(getattr(cls, "modality", "other"), width, columns)
+        return made_up_case(cls, checked), stated or "its default arguments"
     except ValueError as error:
         raise ConfigError(
-            f"{name}: {error} Let its distribution bring a case: an entry point {name!r} in the "
-            f"group {registry.CASES_GROUP!r}; docs/own_encoder.md shows one."
+            f"{entry.name}: {error} Let its distribution bring a case: an entry point "
+            f"{entry.name!r} in the group {registry.CASES_GROUP!r}; docs/own_encoder.md shows one."
         ) from error
-
-    def make() -> Any:
-        encoder = cls(**copy.deepcopy(dict(arguments)))
-        if not building_on_meta():
-            encoder.fit_statistics(raw)
-        return encoder
-
-    return Case(make, raw)
 
 
 def _run(case: Case, shown: bool) -> list[Result]:

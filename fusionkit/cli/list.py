@@ -93,10 +93,12 @@ def _print_encoders(found: Sequence[Entry]) -> None:
         "version": [entry.version for entry in found],
     }
     taken = [2 + max(map(len, [title, *cells])) for title, cells in columns.items()]
+    more = ""
     if terminal_width() - sum(taken) + taken[3] < _NARROWEST:
         del columns["what it is"]
+        more = ",\na wider terminal all of them"
     print_table(list(zip(*columns.values(), strict=True)), list(columns), wrapped=["what it is"])
-    print("\neither: main encoder or complement. `fusionkit info NAME` describes one.")
+    print(f"\neither: main encoder or complement. `fusionkit info NAME` describes one{more}.")
 
 
 def _print_table(found: Sequence[Entry], with_role: bool) -> None:

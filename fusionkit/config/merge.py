@@ -82,7 +82,8 @@ class Merged:
         if isinstance(old, list) and _is_indexed(key, new):
             new = self._items(old, new, key, source)
         if isinstance(new, Mapping):
-            if not isinstance(old, Mapping) or (_is_component(key) and _is_swap(old, new)):
+            named = _is_component(key) or _is_inside_encoder(key)
+            if not isinstance(old, Mapping) or (named and _is_swap(old, new)):
                 self._forget(key)
                 old = {}
             merged = dict(old)
@@ -131,6 +132,11 @@ def _is_component(key: Key) -> bool:
 
 
 _ITEM_COMPONENTS = ("encoder", "transfer")
+
+
+def _is_inside_encoder(key: Key) -> bool:
+    """Whether it is an argument of an encoder; `video` takes another encoder as one."""
+    return _is_component(key[:-1]) and key[-2] in ("main", "complement", "encoder")
 
 
 def _is_indexed(key: Key, new: Any) -> bool:

@@ -285,7 +285,16 @@ class _Draft:
             self._problem(node.key, str(error))
         else:
             values = self._checked(node.key, cls, node.name, node.args, GIVEN[node.kind])
+            for argument, kind in getattr(cls, "nested", {}).items():
+                self._check_nested((*node.key, argument), kind, node.args.get(argument))
         return Component(node.kind, node.name, values or {})
+
+    def _check_nested(self, key: Key, kind: Kind, stated: Any) -> None:
+        """An argument that is a component itself is checked as one; its class builds it."""
+        if stated is not None:
+            inner = self._node(key, kind, {"name": stated} if isinstance(stated, str) else stated)
+            if inner:
+                self._component(inner)
 
     def _check_allowed(self, complements: int) -> None:
         """A role that may lack its field is one that the config has."""

@@ -304,7 +304,8 @@ def _preprocess(sample: Sample, role: RoleInput) -> Any:
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         raise DataError(
             f"{sample.origin}: field {role.field!r} ({shown}) cannot be read: "
-            f"{type(error).__name__}: {error}. Repair what it holds or remove the row."
+            f"{type(error).__name__}: {error}. Repair what it holds, remove the row, or take it "
+            f"for missing: missing.allow: [{role.role}], missing.unreadable: true."
         ) from error
 
 

@@ -14,6 +14,7 @@ from transformers.masking_utils import (
 )
 
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.sequences import masked_mean
 from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
@@ -201,20 +202,6 @@ class Bert(MainEncoder):
             raise ConfigError("A net described by `config` needs `tokenizer: PATH` to read texts.")
         vocab_size = self.backbone.get_input_embeddings().num_embeddings
         return make_preprocessor(self._tokenizer, self.max_length, vocab_size, self.positions)
-
-
-def masked_mean(tokens: Tensor, keep: Tensor) -> Tensor:
-    """Mean over the real tokens, zeros where there is none.
-
-    Args:
-        tokens: (B, L, C).
-        keep: (B, L) bool, True = real token.
-
-    Returns:
-        (B, C).
-    """
-    weights = keep.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _part(module: nn.Module, path: str) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Modality
-from fusionkit.encoders.bert import masked_mean
+from fusionkit.encoders.sequences import masked_mean
 from fusionkit.encoders.texts import (
     TextPreprocessor,
     load_tokenizer,

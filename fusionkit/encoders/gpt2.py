@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.bert import masked_mean
+from fusionkit.encoders.sequences import masked_mean
 from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate

@@ -32,6 +32,7 @@ class Video(ComplementEncoder):
     """
 
     modality: ClassVar[Modality] = "video"
+    nested: ClassVar[Mapping[str, registry.Kind]] = {"encoder": "complement_encoder"}
 
     backbone: ComplementEncoder
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from fusionkit.encoders.base import Modality
+from fusionkit.encoders.base import ComplementEncoder, Modality
+from fusionkit.testing.case import Case
 
 RATE = 16_000  # Hz
 
@@ -46,6 +49,29 @@ def samples(
             return [*rows[:3], dict.fromkeys(columns)]
         case _:
             raise ValueError(f"No samples can be made up for the modality {modality!r}.")
+
+
+def made_up_case(cls: type[ComplementEncoder], arguments: Mapping[str, Any]) -> Case:
+    """An encoder built with ``arguments``, on samples of its modality.
+
+    A vector is as long as its ``in_dim`` or ``dim`` says, a table has the columns that its lists
+    name.
+
+    Raises:
+        ValueError: No samples can be made up.
+    """
+    width = arguments.get("in_dim", arguments.get("dim", 8))
+    listed = [value for value in arguments.values() if isinstance(value, list)]
+    columns = [str(column) for each in listed for column in each]
+    raw = samples(getattr(cls, "modality", "other"), width, columns)
+
+    def make() -> ComplementEncoder:
+        encoder = cls(**copy.deepcopy(dict(arguments)))
+        if torch.get_default_device().type != "meta":
+            encoder.fit_statistics(raw)
+        return encoder
+
+    return Case(make, raw)
 
 
 def _sound(random: np.random.Generator, length: int) -> np.ndarray[Any, Any]:

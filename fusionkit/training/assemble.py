@@ -15,6 +15,7 @@ from fusionkit.encoders.base import MainEncoder
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
+from fusionkit.training.optimizer import learning_rates
 
 
 def field_by_role(experiment: Experiment, dataset: Dataset) -> dict[str, str]:
@@ -59,9 +60,9 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
     if "main" in fusion.stand_ins:
         blank_of(fusion.main.encoder.modality)
     if experiment.trainer.gradient_checkpointing:
-        for transfer in (fusion.main, *fusion.complements.values()):
-            if isinstance(transfer.encoder, MainEncoder):
-                transfer.encoder.gradient_checkpointing = True
+        for module in fusion.modules():  # not the roles' own only: a video encoder holds another
+            if isinstance(module, MainEncoder):
+                module.gradient_checkpointing = True
     return model
 
 
@@ -76,6 +77,7 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     outputs = dataset.outputs
     with torch.device("meta"):
         model = build_model(experiment, outputs, dataset.task == "regression")
+    learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
     return model, dataset, fields
 
 

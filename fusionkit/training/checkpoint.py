@@ -60,8 +60,10 @@ class Description:
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("fusionkit", "torch", "timm", "transformers", "lightning")
-    return {name: metadata.version(name) for name in names}
+    names = {"fusionkit", "torch", "timm", "transformers", "lightning"}
+    names |= {"open_clip_torch", "peft", "torchaudio"}  # of these, what is installed
+    installed = {found.name for found in metadata.distributions()} & names
+    return {name: metadata.version(name) for name in sorted(installed)}
 
 
 def trained_names(model: FusionModel) -> set[str]:

@@ -1,4 +1,4 @@
-"""`fusionkit new-plugin`: what it writes works, and docs/own_encoder.md goes from there to a model."""
+"""What `fusionkit new-plugin` writes works, and docs/own_encoder.md leads from it to a model."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, capsys):
     assert main(["new-plugin", "mine", "--kind", "complement", "--folder", str(tmp_path)]) == 2
     assert "exists, and nothing was written" in capsys.readouterr().err
     assert (folder / "README.md").read_text() == "kept"
-    assert not (folder / "fusionkit_mine" / "case.py").read_text().startswith("16)")
+    assert "BlockStack" in (folder / "fusionkit_mine" / "encoder.py").read_text()
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path, capsys):
@@ -244,7 +244,7 @@ class Reader:
         self.files.append(path)
 
     def install(self):
-        """Not editable, which needs an environment of its own; the folder goes first on the path."""
+        """Not editable, for want of an environment; the folder stands first on the path."""
         offline = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *offline]
         subprocess.run([*pip, "--target", str(self.site), str(self.package)], check=True)

@@ -73,6 +73,19 @@ def test_swap_rule_inside_more_complements_and_baselines(write):
     assert merged.values["fusion"] == {"name": "conditional_prompt", "experts": 4}
 
 
+def test_swap_rule_inside_an_encoder_that_takes_another(write):
+    file = write(
+        "a.yaml",
+        "complement: {name: video, encoder: {name: timm_vit, model: x}}\n"
+        "data: {name: table, fields: {name: title, image: photo}}\n",
+    )
+    merged = read_config(
+        [file], [("complement.encoder.name", "timm_cnn"), ("data.fields.name", "caption")]
+    )
+    assert merged.values["complement"] == {"name": "video", "encoder": {"name": "timm_cnn"}}
+    assert merged.values["data"]["fields"] == {"name": "caption", "image": "photo"}  # not a swap
+
+
 def test_index_beyond_more_complements_is_named(write):
     file = write("a.yaml", "more_complements: [{encoder: bow}]")
     with pytest.raises(ConfigError, match=r"more_complements\.3: there are 1, counted from 0"):

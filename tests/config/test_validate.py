@@ -201,6 +201,25 @@ def test_a_main_encoder_as_complement_may_be_prompted(config):
     assert experiment.complements[0].transfer.init == {"length": 4}
 
 
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ("{name: tim_cnn}", r"complement.encoder: Unknown complement encoder 'tim_cnn'. Did you"),
+        ("{name: timm_cnn, modl: x}", r"complement.encoder.modl: .*Did you mean 'model'"),
+        ("{name: timm_cnn, augment: nonsense}", r"complement.encoder.augment: .*'nonsense'"),
+        ("{model: x}", r"complement.encoder: give a name"),
+    ],
+)
+def test_an_encoder_inside_of_video_is_checked_like_any_other(tmp_path, stated, message):
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        f"main: timm_vit\ncomplement: {{name: video, encoder: {stated}}}\n"
+        "complement_transfer: frozen\ndata: digit_claims\n"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_config([file])
+
+
 def test_no_class_path_is_ever_imported(config):
     value = "{class_path: subprocess.Popen, init_args: {args: [id]}}"
     assert "class paths are not allowed" in problem(config, ("complement.hook", value))

@@ -109,7 +109,10 @@ def test_unreadable_value_is_reported_with_its_row(tmp_path, workers):
     assert message.startswith(
         f"t.csv, row 4: field 'image' ({path!r}) cannot be read: UnidentifiedImageError: "
     )
-    assert message.endswith("Repair what it holds or remove the row.")
+    assert message.endswith(
+        "Repair what it holds, remove the row, or take it for missing: "
+        "missing.allow: [main], missing.unreadable: true."
+    )
     assert "Traceback" not in message
 
 
