@@ -32,7 +32,7 @@ def parameter_table(counts: Sequence[PartCount]) -> Table:
     table.add_column("all", justify="right", footer=f"{total:,}")
     table.add_column("trained share", justify="right", footer=f"{100 * trained / total:.2f} %")
     for count in counts:
-        share = f"{100 * count.trained / count.total:.2g} %" if count.trained else "frozen"
+        share = f"{100 * count.trained / count.total:.3g} %" if count.trained else "frozen"
         table.add_row(count.part, f"{count.trained:,}", f"{count.total:,}", share)
     return table
 
