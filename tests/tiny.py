@@ -13,12 +13,15 @@ from torch.nn import functional as F
 from fusionkit.data.base import Dataset, Sample, Split, Task
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, MainEncoder, TokenState
 from fusionkit.encoders.stack import BlockStack
+from fusionkit.errors import DataError
 
 
 class Vectors:
     """Preprocessor of rows that are lists of numbers."""
 
     def __call__(self, raw: Any) -> Tensor:
+        if isinstance(raw, str):
+            raise DataError(f"{raw!r} is no list of numbers.")
         return torch.as_tensor(raw, dtype=torch.float32)
 
     def collate(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:

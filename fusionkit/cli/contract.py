@@ -83,7 +83,8 @@ def _case(entry: registry.Entry, arguments: Mapping[str, Any]) -> tuple[Case, st
     checked, wrong = check_arguments(cls, entry.name, arguments)
     if wrong:
         told = [f"--{name}: {text}" if name else text for name, text in wrong]
-        raise ConfigError("\n  ".join([f"{entry.name} cannot be built:", *told]))
+        how = f"Arguments are options: fusionkit contract {entry.name} --ARGUMENT VALUE."
+        raise ConfigError("\n  ".join([f"{entry.name} cannot be built:", *told, how]))
     stated = ", ".join(f"{name}: {spell_value(value)}" for name, value in arguments.items())
     try:
         return made_up_case(cls, checked), stated or "its default arguments"

@@ -79,6 +79,10 @@ class Merged:
     def _merge(self, old: Any, new: Any, key: Key, source: str) -> Any:
         if _is_component(key) and isinstance(new, str):
             new = {"name": new}
+        if _is_inside_encoder(key) and isinstance(old, str) and isinstance(new, Mapping):
+            old = {"name": old}
+        elif _is_inside_encoder(key) and isinstance(new, str) and _has_name(old):
+            new = {"name": new}
         if isinstance(old, list) and _is_indexed(key, new):
             new = self._items(old, new, key, source)
         if isinstance(new, Mapping):
@@ -137,6 +141,10 @@ _ITEM_COMPONENTS = ("encoder", "transfer")
 def _is_inside_encoder(key: Key) -> bool:
     """Whether it is an argument of an encoder; `video` takes another encoder as one."""
     return _is_component(key[:-1]) and key[-2] in ("main", "complement", "encoder")
+
+
+def _has_name(node: Any) -> bool:
+    return isinstance(node, Mapping) and "name" in node
 
 
 def _is_indexed(key: Key, new: Any) -> bool:

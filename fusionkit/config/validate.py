@@ -113,7 +113,10 @@ def _baselines(merged: Merged, problems: Problems) -> dict[str, _Draft]:
 
 def _known(kind: Kind) -> str:
     try:
-        return f"Known: {', '.join(sorted(registry.entries(kind)))}."
+        known = set(registry.entries(kind))
+        if kind == "complement_encoder":  # main encoders can be complements as well
+            known |= set(registry.entries("main_encoder"))
+        return f"Known: {', '.join(sorted(known))}."
     except FusionkitError as error:
         return str(error)
 

@@ -17,7 +17,14 @@ from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Task
 from fusionkit.data.missing import Unreadable, count_missing, is_empty, lacking
 from fusionkit.encoders.base import PRESENT, Inputs, Preprocessor
-from fusionkit.errors import ConfigError, DataError, FusionkitError, suggest
+from fusionkit.errors import (
+    ConfigError,
+    DataError,
+    FusionkitError,
+    MissingExtraError,
+    WeightsError,
+    suggest,
+)
 
 Row = dict[str, Any]
 Batch = dict[str, Any]
@@ -97,8 +104,8 @@ class FusionDataset(TorchDataset[Row]):
                 continue
             try:
                 inputs[role.role] = _preprocess(sample, role)
-            except DataError:
-                if not role.unreadable:
+            except DataError as error:
+                if not (role.unreadable and _is_unreadable(error.__cause__)):
                     raise
                 unreadable.append((role.field, sample.origin))
         return {
@@ -187,6 +194,8 @@ class Loader(DataLoader[Any]):
                 raise batch
             self._count(batch)
             yield batch
+        if self.dataset.train:
+            self.dataset.unreadable.check(least=2)
 
     def _count(self, batch: Batch) -> None:
         found = batch.pop("unreadable")
@@ -297,16 +306,26 @@ def _preprocess(sample: Sample, role: RoleInput) -> Any:
     value = sample.fields[role.field]
     try:
         return role.preprocessor(value)
+    except (ConfigError, MissingExtraError, WeightsError):
+        raise  # not the row's fault
     except Exception as error:
-        if isinstance(error, FusionkitError) and not isinstance(error, DataError):
-            raise  # a missing library, for one, is not the row's fault
         shown = repr(value)
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        reason = error if isinstance(error, FusionkitError) else f"{type(error).__name__}: {error}"
+        remedy = "Repair what it holds or remove the row."
+        if _is_unreadable(error):
+            remedy = (
+                f"Repair what it holds, remove the row, or take it for missing: missing.allow: "
+                f"[{role.role}], missing.unreadable: true."
+            )
         raise DataError(
-            f"{sample.origin}: field {role.field!r} ({shown}) cannot be read: "
-            f"{type(error).__name__}: {error}. Repair what it holds, remove the row, or take it "
-            f"for missing: missing.allow: [{role.role}], missing.unreadable: true."
+            f"{sample.origin}: field {role.field!r} ({shown}) cannot be read: {reason} {remedy}"
         ) from error
+
+
+def _is_unreadable(error: BaseException | None) -> bool:
+    """Whether a value is to blame; a KeyError, say, is a fault of the preprocessor."""
+    return isinstance(error, DataError | OSError)
 
 
 def _cores() -> int:

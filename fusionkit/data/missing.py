@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,10 +33,15 @@ class KnowsItself(Protocol):
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: None, an empty text, or a table of empty cells."""
+    """Whether a value says nothing: None, NaN, an empty text, or a table of empty cells."""
     if isinstance(value, Mapping):
-        return all(cell is None for cell in value.values())
-    return value is None or (isinstance(value, str) and not value)
+        return all(cell is None or _is_nan(cell) for cell in value.values())
+    return value is None or _is_nan(value) or (isinstance(value, str) and not value)
+
+
+def _is_nan(value: Any) -> bool:
+    """What pandas has in an empty cell."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def lacks(samples: Sequence[Sample], field: str, empty: bool) -> Flags | None:
@@ -145,14 +151,14 @@ class Unreadable:
         """Take in what another process noted."""
         self.add([(field, origin) for field in origins for origin in origins[field]], ())
 
-    def check(self) -> None:
+    def check(self, least: int = _HOPELESS) -> None:
         """Stop what would go on without a single value.
 
         Raises:
             DataError: Nothing of a field could be read, in a number of samples.
         """
         for field, origins in self.origins.items():
-            if field not in self._read and len(origins) >= _HOPELESS:
+            if field not in self._read and len(origins) >= least:
                 raise DataError(
                     f"Not one of the first {len(origins)} values of field {field!r} can be read "
                     f"({_some(origins)}). Correct where the files are; missing.unreadable is for "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Modality
 from fusionkit.encoders.ft_transformer import HEADS, FTTransformer
 from fusionkit.errors import ConfigError, DataError, suggest
+
+_WHOLE = re.compile(r"-?\d+\.0")
 
 
 class TableEncoder(ComplementEncoder):
@@ -143,7 +146,7 @@ def _cell(raw: Mapping[str, Any], column: str) -> Any:
             f"of modality table."
         )
     if column not in raw:
-        raise DataError(
+        raise ConfigError(
             f"There is no column {column!r}, which the encoder table reads."
             f"{suggest(column, raw)} Columns of this field: {', '.join(raw)}."
         )
@@ -173,4 +176,8 @@ def _spell(cell: Any) -> str:
         return "true" if cell else "false"
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return str(cell).strip()
+    text = str(cell).strip()
+    # What pandas writes into a CSV for truth values, and for whole numbers with gaps among them.
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    return text.removesuffix(".0") if _WHOLE.fullmatch(text) else text

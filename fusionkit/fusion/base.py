@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Prompts
-from fusionkit.fusion.stand_in import ReplaceTokens, fill_in, idle, make_stand_in, take_presence
+from fusionkit.fusion.stand_in import (
+    ReplaceTokens,
+    fill_in,
+    idle,
+    make_stand_in,
+    resting_batch_norms,
+    take_presence,
+)
 from fusionkit.prompts.engine import Routing
 from fusionkit.registry import API_VERSION
 from fusionkit.transfer.base import Transfer
@@ -96,7 +104,9 @@ class Fusion(nn.Module, ABC):
         stand_in = self.stand_ins[role]
         if not rows:  # nobody in this batch has the field
             return fill_in(None, present, idle(stand_in, encoder))
-        return fill_in(encoder(rows), present, stand_in)
+        alone = len(next(iter(rows.values()))) == 1
+        with resting_batch_norms(encoder) if alone else nullcontext():
+            return fill_in(encoder(rows), present, stand_in)
 
     def run_main(self, inputs: Mapping[str, Inputs], prompts: Prompts | None = None) -> Features:
         """What the main encoder sees of a batch, prompted.

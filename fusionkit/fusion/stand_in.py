@@ -6,11 +6,13 @@ behind it that there is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fusionkit.encoders.base import PRESENT, Features, Inputs, TokenState
 
@@ -36,6 +38,19 @@ def idle(stand_in: Tensor, encoder: nn.Module) -> Tensor:
     """
     trained = [p for p in encoder.parameters() if p.requires_grad and torch.is_grad_enabled()]
     return stand_in + sum(0 * weight.sum() for weight in trained)
+
+
+@contextmanager
+def resting_batch_norms(encoder: nn.Module) -> Iterator[None]:
+    """Batch norms use their running statistics: a single present row has no spread to norm by."""
+    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def fill_in(features: Features | None, present: Tensor, stand_in: Tensor) -> Features:

@@ -21,11 +21,12 @@ from fusionkit.data.read import check_suffix, read_columns
 from fusionkit.data.rows import FieldSpec
 from fusionkit.data.table import Table
 from fusionkit.data.write import write_table
-from fusionkit.errors import CheckpointError, DataError
+from fusionkit.errors import CheckpointError, ConfigError, DataError
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import field_by_role, read_splits, role_inputs
 from fusionkit.training.callbacks import ProgressBar, quiet
 from fusionkit.training.predictor import rebuild
+from fusionkit.training.report import missing_lines
 from fusionkit.training.task import FusionTask
 from fusionkit.training.trainer import precision_of
 
@@ -69,6 +70,8 @@ def evaluate(
         trainer, loader = _prepare(experiment, task, fields, samples)
         step = trainer.validate if stage == "validate" else trainer.test
         found = step(task, loader, verbose=False)
+    for line in missing_lines(split, loader.dataset):
+        _log.warning(line)
     _warn(loader, split)
     return {name: float(value) for name, value in found[0].items()}
 
@@ -96,6 +99,8 @@ def predict(
         DataError: The table lacks a column or holds an unreadable file.
     """
     check_suffix(output)  # before the work, not after
+    if any(key == "missing.mask" for key, _ in overrides):
+        raise ConfigError("predict takes no mask: leave the fields empty in the table instead.")
     description = checkpoint.describe(ckpt_path)
     experiment = load_config(files, overrides, start=(description.config, str(ckpt_path)))
     samples = _table_like(experiment.data.build(), input).split("predict")

@@ -15,6 +15,7 @@ from fusionkit.config.schema import Experiment, LoaderConfig
 from fusionkit.config.validate import experiment_from_mapping
 from fusionkit.data.base import Sample
 from fusionkit.data.loading import make_loader
+from fusionkit.data.missing import is_empty
 from fusionkit.errors import DataError, suggest
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
@@ -60,6 +61,14 @@ class Predictor:
                         f"The model reads: {', '.join(wanted.values())}. Train one that can do "
                         f"without: missing.allow: [{', '.join([*fusion.stand_ins, role])}]."
                     )
+                others = row.keys() - set(wanted.values())
+                if name not in row and (hint := suggest(name, others)):
+                    raise DataError(f"Row {number} has no field {name!r}.{hint}")
+            if all(is_empty(row.get(name)) for name in wanted.values()):
+                raise DataError(
+                    f"Row {number} has none of the fields the model reads: "
+                    f"{', '.join(wanted.values())}."
+                )
         samples = [
             Sample(str(number), row, None, f"row {number}")
             for number, row in enumerate(rows, start=1)

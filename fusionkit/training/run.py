@@ -134,7 +134,12 @@ def _run(
         model.head.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
     if not resume:
         for role, transfer in model.fusion.encoders.items():
-            _fit_statistics(transfer.encoder, splits["train"], fields[role])
+            _fit_statistics(
+                transfer.encoder,
+                splits["train"],
+                fields[role],
+                experiment.missing.unreadable and role in model.fusion.stand_ins,
+            )
     loaders = _loaders(experiment, dataset, splits, model, fields)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
@@ -208,7 +213,7 @@ def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Samp
     return splits
 
 
-def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str) -> None:
+def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str, lenient: bool) -> None:
     """Show an encoder the training split; one that takes no statistics reads none of it."""
     last = ""
 
@@ -216,6 +221,8 @@ def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str) -> None
         nonlocal last
         for sample in samples:
             if (value := sample.fields.get(field)) is not None:
+                if lenient and not _is_readable(encoder, value):
+                    continue
                 last = sample.origin
                 yield value
                 last = ""
@@ -226,6 +233,14 @@ def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str) -> None
         if not last:  # the sample could not be made, and says so itself
             raise
         raise DataError(f"{last}: field {field!r}: {error}") from error
+
+
+def _is_readable(encoder: Any, value: Any) -> bool:
+    try:
+        encoder.preprocessor(train=False)(value)
+    except DataError:
+        return False
+    return True
 
 
 def _loaders(

@@ -103,6 +103,8 @@ def test_fit_mask_test_and_predict(place, capsys):
     words = ["predict", "--ckpt_path", run, "--output", str(out), "--input"]
     assert main([*words, str(place / "new.csv")]) == 0
     predicted = [json.loads(line)["p(odd)"] for line in out.read_text().splitlines()]
+    assert main([*words, str(place / "new.csv"), "--missing.mask", "mask.csv"]) == 2
+    assert "predict takes no mask" in capsys.readouterr().err
     assert len(set(predicted)) == 4
     write(place / "one.csv", [{"name": "x", **new[2]}])
     assert main([*words, str(place / "one.csv")]) == 0

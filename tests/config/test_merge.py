@@ -84,6 +84,11 @@ def test_swap_rule_inside_an_encoder_that_takes_another(write):
     )
     assert merged.values["complement"] == {"name": "video", "encoder": {"name": "timm_cnn"}}
     assert merged.values["data"]["fields"] == {"name": "caption", "image": "photo"}  # not a swap
+    bare = write("b.yaml", "complement: {name: video, encoder: timm_vit}")
+    merged = read_config([bare], [("complement.encoder.model", "x")])
+    assert merged.values["complement"]["encoder"] == {"name": "timm_vit", "model": "x"}
+    merged = read_config([file], [("complement.encoder", "timm_vit")])
+    assert merged.values["complement"]["encoder"] == {"name": "timm_vit", "model": "x"}
 
 
 def test_index_beyond_more_complements_is_named(write):

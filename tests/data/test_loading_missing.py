@@ -22,7 +22,9 @@ class Length:
 
     def __call__(self, raw):
         if raw == "broken":
-            raise ValueError("no such text")
+            raise DataError("no such text.")
+        if raw == "bug":
+            raise KeyError("first")
         if raw == "extra":
             raise MissingExtraError("This needs 'soundfile'.")
         self.read.append(raw)
@@ -200,6 +202,18 @@ def test_what_cannot_be_read_stops_unless_that_is_allowed():
         list(loader(BROKEN, roles(**lenient)))
     with pytest.raises(MissingExtraError, match="soundfile"):  # not the row's fault
         list(loader(samples(("a", "extra")), roles(**lenient)))
+
+
+def test_a_fault_of_the_preprocessor_is_not_taken_for_a_missing_value():
+    lenient = roles(may_lack=True, unreadable=True)
+    with pytest.raises(DataError, match="row 1: field 'b' .* cannot be read: KeyError: 'first'"):
+        list(loader(samples(("a", "bug"), ("a", "b")), lenient, train=True))
+
+
+def test_training_stops_where_nothing_of_a_small_set_can_be_read():
+    rows = samples(*[("a", "broken")] * 4)
+    with pytest.raises(DataError, match="Not one of the first 4 values of field 'b' can be read"):
+        list(loader(rows, roles(may_lack=True, unreadable=True), train=True))
 
 
 def test_training_stops_where_nothing_at_all_can_be_read():

@@ -45,7 +45,8 @@ class Slow(Sequence):
 @pytest.mark.parametrize(
     ("value", "empty"),
     [
-        (None, True), ("", True), ({}, True), ({"a": None, "b": None}, True),
+        (None, True), ("", True), ({}, True), (float("nan"), True),
+        ({"a": float("nan")}, True), ({"a": None, "b": None}, True),
         (" ", False), (0, False), ({"a": None, "b": 0}, False), (np.zeros(0), False), ([], False),
     ],
 )  # fmt: skip

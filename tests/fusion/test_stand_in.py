@@ -250,6 +250,18 @@ def test_where_nobody_has_the_field_the_encoder_rests_but_has_gradients():
     assert made.stand_ins["complement"].grad.tolist() == [2.0] * 5
 
 
+def test_batch_norms_rest_where_a_single_row_has_the_field():
+    made = Seen(Frozen(TinyMain()), [FineTune(TinyComplement())]).train()
+    made.allow_missing(["complement"])
+    norm = made.complements["complement"].encoder.backbone[1]
+    before = norm.running_mean.clone()
+    made.see({"complement": {"x": torch.randn(1, 6), PRESENT: flags(0, 1)}})
+    assert torch.equal(norm.running_mean, before)
+    assert norm.training
+    made.see({"complement": {"x": torch.randn(2, 6), PRESENT: flags(1, 1)}})
+    assert not torch.equal(norm.running_mean, before)
+
+
 @pytest.mark.parametrize("present", [(0, 1), (1, 1), (0, 0)])
 def test_stand_ins_always_have_a_gradient(present):
     made = fusion(experts=2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import fusionkit
@@ -21,6 +22,7 @@ from fusionkit.training.run import RunResult, fit
 from fusionkit.training.task import FusionTask
 
 ALLOWED = {"allow": ["complement"]}
+IMAGE = {"image": Image.new("L", (28, 28))}
 
 
 def experiment(config: dict, **sections: Any):
@@ -262,6 +264,22 @@ def test_a_trained_model_predicts_rows_that_lack_a_field(tiny_config):
     )
     with pytest.raises(DataError, match=message):
         predictor.predict(rows)
+
+
+def test_a_misspelt_field_is_not_a_missing_one(tiny_config):
+    missing = {"allow": ["main", "complement"]}
+    config = {**tiny_config, "main": {"name": "bert", "model": "fusionkit/claims-transformer"}}
+    config |= {"main_field": None, "complement_field": None, "complement": {"name": "timm_vit"}}
+    config["complement"]["model"] = "fusionkit/digits-vit"
+    config["data"] = {"name": "digit_claims", "claims_per_image": 2}
+    config["trainer"] = {**config["trainer"], "limit_train_batches": 1, "limit_val_batches": 1}
+    config["trainer"] |= {"limit_test_batches": 1, "max_epochs": 1}
+    predictor = fusionkit.load(run(config, missing=missing).folder)
+    assert predictor.predict([{"claim": "it is odd"}, {"claim": "", "other": 1} | IMAGE]).ndim == 2
+    with pytest.raises(DataError, match="Row 1 has no field 'claim'. Did you mean 'clam'"):
+        predictor.predict([{"clam": "it is odd"} | IMAGE])
+    with pytest.raises(DataError, match="Row 2 has none of the fields the model reads: claim, im"):
+        predictor.predict([IMAGE, {"claim": float("nan")}])
 
 
 def test_a_model_that_was_not_trained_to_do_without_says_how_to(tiny_config):
