@@ -100,12 +100,53 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
             "fusionkit.fusion.main_only:MainOnly",
             "the main encoder alone, as the reference for one modality",
         ),
+        "late_concat": (
+            "fusionkit.fusion.late_concat:LateConcat",
+            "features of all encoders, concatenated",
+        ),
+        "ensemble": (
+            "fusionkit.fusion.ensemble:Ensemble",
+            "a prediction from each encoder, scores averaged",
+        ),
+        "gated": ("fusionkit.fusion.gated:Gated", "gated multimodal unit over all features"),
+        "low_rank_tensor": (
+            "fusionkit.fusion.low_rank_tensor:LowRankTensor",
+            "low-rank tensor product of all features",
+        ),
+        "cross_attention": (
+            "fusionkit.fusion.cross_attention:CrossAttention",
+            "the main encoder's tokens attend to the complement's",
+        ),
+        "mmbt": (
+            "fusionkit.fusion.mmbt:MMBT",
+            "regions of the complement as input tokens of the main encoder",
+        ),
+        "frozen": (
+            "fusionkit.fusion.frozen_lm:FrozenLM",
+            "the complement's feature as input tokens of a causal language model",
+        ),
+        "promptfuse": (
+            "fusionkit.fusion.promptfuse:PromptFuse",
+            "the complement's feature and learned prompts at a language model's input",
+        ),
+        "cocoop": (
+            "fusionkit.fusion.cocoop:CoCoOp",
+            "learned input prompts, shifted by the complement's feature",
+        ),
+        "pmf": (
+            "fusionkit.fusion.pmf:PMF",
+            "interactive prompts between the deep layers of two encoders",
+        ),
     },
     "transfer": {
         "frozen": ("fusionkit.transfer.frozen:Frozen", "nothing is trained"),
         "prompt": (
             "fusionkit.transfer.prompt:Prompt",
-            "frozen weights, static prompts at every layer",
+            "frozen weights, static prompts at every layer or at the input",
+        ),
+        "prefix": (
+            "fusionkit.transfer.prefix:Prefix",
+            "frozen weights, prompts at every layer made by one MLP",
         ),
         "fine_tune": (
             "fusionkit.transfer.fine_tune:FineTune",

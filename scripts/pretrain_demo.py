@@ -1,10 +1,11 @@
-"""Remake the two encoders of the quickstart, each from its own modality alone.
+"""Remake the encoders that ship with fusionkit, each from its own modality alone.
 
-    python scripts/pretrain_demo.py                 # both, into fusionkit/pretrained
+    python scripts/pretrain_demo.py                 # all three, into fusionkit/pretrained
     python scripts/pretrain_demo.py image --out DIR # one of them, elsewhere
 
 The image encoder sees the training images of DigitClaims and the digit in each. The text encoder
-sees sentences. Neither sees a pair, a label of a pair, or an image held out from training.
+and the causal language model see sentences. None sees a pair of image and claim, a label of such a
+pair, or an image held out from training.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,14 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, BertForPreTraining, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from fusionkit.data.claims import NUMBERS, SUBJECTS, predicates
 from fusionkit.data.digit_claims import load_digits, split_indices
@@ -184,20 +192,29 @@ def couples(rng: random.Random, held: bool) -> Iterator[Couple]:
             yield (*((first, second) if rng.random() < 0.5 else (second, first)), int(not together))
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each word of the corpus."""
-    words = sorted({word for paper in documents() for text in paper for word in text.split()})
-    vocabulary = {word: index for index, word in enumerate(SPECIAL + words)}
+def make_tokenizer(
+    special: Sequence[str], further: Sequence[str], single: str, pair: str
+) -> Tokenizer:
+    """One token for each word of the corpus and the ``further`` ones."""
+    words = {word for paper in documents() for text in paper for word in text.split()}
+    vocabulary = {word: index for index, word in enumerate([*special, *sorted(words | {*further})])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+        single=single,
+        pair=pair,
+        special_tokens=[(name, vocabulary[name]) for name in special if name in pair],
     )
+    return tokenizer
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """Sentences as ``[CLS] one [SEP] two [SEP]``."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=make_tokenizer(
+            SPECIAL, (), single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1"
+        ),
         model_max_length=BERT["max_position_embeddings"],
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -262,7 +279,7 @@ PHASES = (
 
 def pretrain_text(out: Path, batch_size: int = 64) -> None:
     """A BERT on couples of sentences: masked words, and whether the two belong together."""
-    tokenizer = make_tokenizer()
+    tokenizer = bert_tokenizer()
     config = BertConfig(vocab_size=len(tokenizer), **BERT)
     folder = out / "claims-transformer"
     folder.mkdir(parents=True, exist_ok=True)
@@ -329,14 +346,125 @@ def evaluate_text(
     return f"masked words {words:.3f}, {phase.name} {belong:.3f}"
 
 
+# -------------------------------------------------------------------------------------- causal
+
+GPT = {
+    "n_embd": 64,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 48,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+VERDICTS = ("true", "false")  # by the last entry of a couple
+
+
+def gpt_tokenizer() -> PreTrainedTokenizerFast:
+    """Sentences as ``one [SEP] two [SEP]``: the last token of any text has read all of it."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=make_tokenizer(
+            ["[PAD]", "[UNK]", "[SEP]"], VERDICTS, single="$A [SEP]", pair="$A [SEP] $B [SEP]"
+        ),
+        model_max_length=GPT["n_positions"],
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def encode_causal(
+    tokenizer: PreTrainedTokenizerFast, rows: list[Couple]
+) -> tuple[dict, Tensor, Tensor]:
+    """Couples as ``one [SEP] two [SEP] true [SEP]``.
+
+    Returns GPT-2's inputs, the labels (B, L) and where the verdicts are (B, L) bool. Of a false
+    couple only the verdict is to be predicted: its words do not follow.
+    """
+    texts = [f"{first} [SEP] {second} [SEP] {VERDICTS[apart]}" for first, second, apart in rows]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    ids = batch["input_ids"]
+    verdict = torch.isin(ids, torch.tensor(tokenizer.convert_tokens_to_ids(VERDICTS)))
+    belong = torch.tensor([row[2] == 0 for row in rows]).unsqueeze(1)
+    asked = batch["attention_mask"].bool() & (belong | verdict)
+    return batch, ids.masked_fill(~asked, -100), verdict
+
+
+def next_token_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels, in nats; scores (B, L, vocabulary)."""
+    return functional.cross_entropy(scores[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def pretrain_causal(
+    out: Path, steps: int = 5000, batch_size: int = 64, learning_rate: float = 2e-3
+) -> None:
+    """A GPT-2 on couples of sentences: the next token, and whether the two belong together.
+
+    Half of each batch is of either phase of the text encoder.
+    """
+    torch.manual_seed(SEED)
+    tokenizer = gpt_tokenizer()
+    folder = out / "claims-gpt"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **GPT,
+    )
+    model = GPT2LMHeadModel(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    rng = random.Random(SEED)
+    streams = [phase.couples(rng, False) for phase in PHASES]
+    model.train()
+    for step in range(steps):
+        rows = [next(stream) for stream in streams for _ in range(batch_size // len(streams))]
+        batch, labels, _ = encode_causal(tokenizer, rows)
+        loss = next_token_loss(model(**batch).logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 500 == 0:
+            print(f"causal: step {step}, loss {loss.item():.3f}", flush=True)
+    model.eval()
+    for phase in PHASES:
+        figures = evaluate_causal(phase, model, tokenizer)
+        print(f"causal, {phase.name}: on couples never trained on, {figures}")
+    model.transformer.save_pretrained(folder)  # its head is its word embeddings
+
+
+@torch.inference_mode()
+def evaluate_causal(
+    phase: Phase, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
+) -> str:
+    """Loss on the words and ends of true couples; accuracy of the verdict among all tokens."""
+    stream = phase.couples(random.Random(SEED + 1), True)
+    losses, right = [], []
+    for _ in range(20):
+        batch, labels, verdict = encode_causal(tokenizer, [next(stream) for _ in range(256)])
+        scores = model(**batch).logits
+        before = verdict.cumsum(1) == 0
+        losses.append(next_token_loss(scores, labels.masked_fill(~before, -100)))
+        right.append((scores[:, :-1].argmax(-1) == labels[:, 1:])[verdict[:, 1:]].float().mean())
+    loss, accuracy = torch.stack(losses).mean(), torch.stack(right).mean()
+    return f"next token {loss:.3f} nats, verdict {accuracy:.3f}"
+
+
 def main() -> None:
     """Read the command line."""
+    makers = {"image": pretrain_image, "text": pretrain_text, "causal": pretrain_causal}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="?", choices=["both", "image", "text"], default="both")
+    parser.add_argument("which", nargs="?", choices=["all", *makers], default="all")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the folders go")
     arguments = parser.parse_args()
-    for name, pretrain in {"image": pretrain_image, "text": pretrain_text}.items():
-        if arguments.which in ("both", name):
+    for name, pretrain in makers.items():
+        if arguments.which in ("all", name):
             start = time.perf_counter()
             pretrain(arguments.out)
             print(f"{name}: {time.perf_counter() - start:.0f} s")

@@ -27,6 +27,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 # Heading -> mode and arguments; frozen trains nothing, and fine_tune everything.
 MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "`prompt`": ("prompt", {}),
+    "`prompt`, shallow": ("prompt", {"shallow": True}),
+    "`prefix`": ("prefix", {}),
     "`lora`": ("lora", {}),
     "`adapter`": ("adapter", {}),
     "`bias_only`": ("bias_only", {}),

@@ -19,7 +19,7 @@ ALLOWED = {
     "prompts": {"encoders.base"},
     "pretrained": set(),
     "transfer": {"encoders.base", "prompts"},
-    "fusion": {"encoders.base", "prompts", "transfer.base"},
+    "fusion": {"encoders.base", "encoders.sequences", "prompts", "transfer.base"},
     "data": {"encoders.base", "config.schema"},
     "config": {"encoders.base"},
     "testing": {"encoders.base", "encoders.stack"},

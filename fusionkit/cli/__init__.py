@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": "metrics of a trained model on the validation split",
     "test": "metrics of a trained model on the test split",
     "predict": "predictions of a trained model for a table of new samples",
+    "compare": "systems side by side: parameters, FLOPs, memory, time; trained, if asked",
     "mask": "a file that says which fields are missing, for tests of robustness",
     "check": "build everything a config names, without loading weights or training",
     "list": "encoders, fusions, transfers and data sets that are installed",
@@ -44,7 +45,8 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 if all is well, 1 if a contract is broken, 2 after an error, 130 after Ctrl-C.
+    0 if all is well, 1 if a contract is broken or a compared system failed, 2 after an error, 130
+    after Ctrl-C.
 
     Args:
         argv: Arguments after the program's name; None for those of this process.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fusionkit.cli.keys import spell_value
 from fusionkit.cli.parser import Parser
 from fusionkit.cli.tables import print_table, terminal_width
+from fusionkit.config.systems import SYSTEMS
 from fusionkit.registry import Entry, Kind, entries
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
@@ -32,17 +34,20 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "list",
         "What is installed, with the distribution it comes from.",
-        f"[{'|'.join(_KINDS)}] [--json]",
+        f"[{'|'.join(_KINDS)}|systems] [--json]",
     )
     parser.add_argument(
         "what",
         nargs="?",
-        choices=_KINDS,
+        choices=(*_KINDS, "systems"),
         metavar="WHAT",
-        help=f"{', '.join(_KINDS)}; left out, all of them",
+        help=f"{', '.join(_KINDS)}, systems; left out, all of them",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_only(argv)
+    if options.what == "systems":
+        _list_systems(options.json)
+        return 0
     kinds = _KINDS[options.what] if options.what else tuple(ROLES)
     found = [entry for kind in kinds for entry in entries(kind).values()]
     if options.json:
@@ -52,6 +57,34 @@ def run(argv: Sequence[str]) -> int:
     else:
         _print_table(found, with_role=options.what is None)
     return 0
+
+
+def _list_systems(as_data: bool) -> None:
+    if as_data:
+        systems = [
+            {"name": name, "summary": system.summary, "config": system.overlay}
+            for name, system in SYSTEMS.items()
+        ]
+        print(json.dumps(systems, indent=2))
+        return
+    rows = [(name, system.summary, *_parts(system.overlay)) for name, system in SYSTEMS.items()]
+    print_table(
+        rows, ["name", "what it is", "main", "complement", "fusion"], wrapped=["what it is"]
+    )
+    print("\n`system: NAME` in a config stands for these; keys beside it hold over it.")
+
+
+def _parts(overlay: Mapping[str, Any]) -> list[str]:
+    """Transfer modes and fusion of a system, arguments in brackets."""
+    cells = []
+    for key in ("main_transfer", "complement_transfer", "fusion"):
+        node = overlay.get(key, "")
+        if isinstance(node, Mapping):
+            arguments = {name: value for name, value in node.items() if name != "name"}
+            shown = ", ".join(f"{name}: {spell_value(value)}" for name, value in arguments.items())
+            node = f"{node['name']} ({shown})"
+        cells.append(node)
+    return cells
 
 
 def as_json(entry: Entry) -> dict[str, Any]:

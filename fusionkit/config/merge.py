@@ -18,11 +18,14 @@ from typing import Any
 import yaml
 
 from fusionkit.config.schema import COMPONENTS, ConfigKeys
+from fusionkit.config.systems import SYSTEMS
 from fusionkit.errors import ConfigError, suggest
 
 Key = tuple[str, ...]
 
 COMMAND_LINE = "command line"
+
+VARIANTS = ("baselines", "systems")  # keys that hold configs to merge over this one, by label
 
 
 class Merged:
@@ -43,17 +46,22 @@ class Merged:
         self.last = ""
 
     def add(self, overlay: Mapping[str, Any], source: str) -> None:
-        """Merge ``overlay`` over what is there."""
+        """Merge ``overlay`` over what is there; its ``system`` stands for what that sets."""
         self.last = source
-        self.values = self._merge(self.values, overlay, (), source)
+        if overlay.get("system") is not None:
+            name = overlay["system"]
+            preset = _system(name, source)
+            self.values = self._merge(self.values, preset, (), f"{source} (system {name})".strip())
+        rest = {key: value for key, value in overlay.items() if key != "system"}
+        self.values = self._merge(self.values, rest, (), source)
 
-    def baseline(self, label: str) -> Mapping[str, Any]:
-        """The values of one baseline: everything but ``baselines``, and its overlay over it."""
+    def variant(self, label: str, overlay: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of a baseline or of a compared system: its overlay over all that is there."""
         own = Merged()
         own.values = {
-            key: copy.deepcopy(value) for key, value in self.values.items() if key != "baselines"
+            key: copy.deepcopy(value) for key, value in self.values.items() if key not in VARIANTS
         }
-        own.add({"name": label, **self.values["baselines"][label]}, "")
+        own.add({"name": label, **overlay}, "")
         return own.values
 
     def source(self, key: Key, prefix: Key = ()) -> str:
@@ -61,7 +69,8 @@ class Merged:
 
         Args:
             key: Path of the key within its config.
-            prefix: ``("baselines", label)`` for a baseline; what it inherits counts too.
+            prefix: ``("baselines", label)`` or ``("systems", label)`` for what is merged over the
+                main config; what it inherits counts too.
         """
         for end in range(len(key), 0, -1):
             for near in (prefix + key[:end], key[:end]):
@@ -124,8 +133,17 @@ class Merged:
             del self.sources[known]
 
 
+def _system(name: Any, source: str) -> Mapping[str, Any]:
+    if isinstance(name, str) and name in SYSTEMS:
+        return SYSTEMS[name].overlay
+    raise ConfigError(
+        f"{source}: system: unknown system {name!r}.{suggest(str(name), SYSTEMS)} "
+        f"Known: {', '.join(SYSTEMS)}. `fusionkit list systems` describes them."
+    )
+
+
 def _local(key: Key) -> Key:
-    return key[2:] if key[:1] == ("baselines",) else key
+    return key[2:] if key[:1] and key[0] in VARIANTS else key
 
 
 def _is_component(key: Key) -> bool:
@@ -183,7 +201,8 @@ def read_config(
     for file in files:
         for path, content in _with_bases(Path(file), (), bases):
             merged.add(content, str(path))
-    for key, text in overrides:
+    # A system is a start: whatever else is given, before it or behind it, holds over it.
+    for key, text in sorted(overrides, key=lambda override: override[0] != "system"):
         merged.add(parse_override(key, text), COMMAND_LINE)
     return merged
 

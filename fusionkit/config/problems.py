@@ -9,6 +9,7 @@ from typing import Any
 from fusionkit import registry
 from fusionkit.config.arguments import Problem, check_arguments
 from fusionkit.config.merge import Key, Merged
+from fusionkit.config.systems import SYSTEMS
 from fusionkit.errors import ConfigError, FusionkitError
 from fusionkit.registry import Kind
 
@@ -61,5 +62,6 @@ def _find(kind: Kind, name: str) -> str | None:
     try:
         registry.find(kind, name)
     except FusionkitError as error:
-        return str(error)
+        system = kind == "fusion" and name in SYSTEMS
+        return f"{error} {name!r} is a system: write `system: {name}`." if system else str(error)
     return None

@@ -197,6 +197,8 @@ class ConfigKeys:
         name: Folder of the run under output; null for the config file's own name.
         output: Folder in which runs are made.
         seed: Of everything random.
+        system: Short for what a compared system sets: transfer modes and fusion. Keys that are
+            stated beside it hold over it.
         main: The main encoder, whose layers are prompted.
         main_transfer: What of it is trained.
         main_field: Field of the data it reads; null for the only one of its modality.
@@ -211,11 +213,16 @@ class ConfigKeys:
         optimizer: AdamW and its schedule.
         trainer: How long and where to train.
         baselines: Configs merged over this one, by label; trained and tested beside it.
+        systems: For `fusionkit compare`: names of systems, or configs merged over this one, by
+            label. A label that is a system's name stands for it.
+        seeds: For `fusionkit compare --fit`: each system is trained with each of them; empty for
+            seed alone.
     """
 
     name: str | None = None
     output: str = "runs"
     seed: int = 0
+    system: str | None = None
     main: Node = None
     main_transfer: Node = "frozen"
     main_field: str | None = None
@@ -230,9 +237,15 @@ class ConfigKeys:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     baselines: dict[str, Any] = field(default_factory=dict)
+    systems: list[str] | dict[str, Any] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "seed")
+        if any(seed < 0 for seed in self.seeds):
+            raise ConfigError(f"seeds are at least 0, given {self.seeds}.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds holds one of its numbers twice: {self.seeds}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +289,8 @@ class Experiment:
         optimizer: See :class:`OptimizerConfig`.
         trainer: See :class:`TrainerConfig`.
         baselines: Other experiments to train and test beside this one, by label.
+        systems: Experiments that `fusionkit compare` sets side by side, by label.
+        seeds: With which it trains each of them; at least one.
         resolved: The whole config as plain values: saved with each run, enough to repeat it.
     """
 
@@ -293,6 +308,8 @@ class Experiment:
     optimizer: OptimizerConfig
     trainer: TrainerConfig
     baselines: Mapping[str, Experiment]
+    systems: Mapping[str, Experiment]
+    seeds: tuple[int, ...]
     resolved: Mapping[str, Any]
 
 

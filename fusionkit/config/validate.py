@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionkit import registry
-from fusionkit.config.merge import Key, Merged, read_config
+from fusionkit.config.merge import VARIANTS, Key, Merged, read_config
 from fusionkit.config.problems import Problems
 from fusionkit.config.resolve import resolve
 from fusionkit.config.schema import (
@@ -25,11 +25,12 @@ from fusionkit.config.schema import (
     ConfigKeys,
     Experiment,
 )
+from fusionkit.config.systems import SYSTEMS
 from fusionkit.errors import ConfigError, FusionkitError, suggest
 from fusionkit.registry import Kind
 
 _KEYS = [key.name for key in fields(ConfigKeys)]
-_SCALARS = ("name", "output", "seed", "main_field", "complement_field")
+_SCALARS = ("name", "output", "seed", "seeds", "main_field", "complement_field")
 _REQUIRED = ("main", "main_transfer", "fusion", "data")
 _ITEM_KEYS = ("encoder", "transfer", "field")
 _ITEM = f"{{{', '.join(_ITEM_KEYS)}}}"
@@ -82,32 +83,47 @@ def _build(merged: Merged, name: str) -> Experiment:
         merged.values["name"] = name
     problems = Problems(merged)
     main = _Draft(merged.values, problems, ())
-    others = _baselines(merged, problems)
+    others = {section: _variants(merged, problems, section) for section in VARIANTS}
     problems.stop_if_any()
-    for draft in (main, *others.values()):
+    for draft in (main, *(draft for drafts in others.values() for draft in drafts.values())):
         draft.load()
     problems.stop_if_any()
-    return main.experiment({label: draft.experiment({}) for label, draft in others.items()})
+    return main.experiment(
+        **{
+            section: {label: draft.experiment() for label, draft in drafts.items()}
+            for section, drafts in others.items()
+        }
+    )
 
 
-def _baselines(merged: Merged, problems: Problems) -> dict[str, _Draft]:
-    overlays = merged.values.get("baselines") or {}
+def _variants(merged: Merged, problems: Problems, section: str) -> dict[str, _Draft]:
+    """The drafts of ``baselines`` or ``systems``."""
+    overlays = merged.values.get(section) or {}
+    if section == "systems" and isinstance(overlays, list):
+        overlays = {str(name): {"system": name} for name in overlays}
     if not isinstance(overlays, Mapping):
-        problems.add(
-            ("baselines",), f"expected a mapping of labels to configs, given {overlays!r}."
-        )
+        problems.add((section,), f"expected a mapping of labels to configs, given {overlays!r}.")
         return {}
     drafts = {}
     for label, overlay in overlays.items():
-        key = ("baselines", str(label))
+        key = (section, str(label))
         if overlay is None:  # removed
             continue
         if not isinstance(overlay, Mapping):
             problems.add(key, f"expected a config to merge over this one, given {overlay!r}.")
-        elif "baselines" in overlay:
-            problems.add((*key, "baselines"), "a baseline cannot have baselines of its own.")
+            continue
+        inner = [name for name in (*VARIANTS, "seeds") if name in overlay]
+        if inner:
+            problems.add((*key, inner[0]), f"one of the {section} cannot have {inner[0]} itself.")
+            continue
+        if section == "systems" and label in SYSTEMS:
+            overlay = {"system": label, **overlay}
+        try:
+            values = merged.variant(str(label), overlay)
+        except ConfigError as error:  # an unknown system
+            problems.add(key, str(error).removeprefix(": "))
         else:
-            drafts[str(label)] = _Draft(merged.baseline(label), problems, key)
+            drafts[str(label)] = _Draft(values, problems, key)
     return drafts
 
 
@@ -175,7 +191,11 @@ class _Draft:
         for role in self._roles:
             self._check_layers(role)
 
-    def experiment(self, baselines: Mapping[str, Experiment]) -> Experiment:
+    def experiment(
+        self,
+        baselines: Mapping[str, Experiment] | None = None,
+        systems: Mapping[str, Experiment] | None = None,
+    ) -> Experiment:
         """What was checked; call it only when there were no problems."""
         made = Experiment(
             name=self._keys.name,
@@ -183,7 +203,9 @@ class _Draft:
             seed=self._keys.seed,
             main_field=self._keys.main_field,
             complements=tuple(self._complements),
-            baselines=baselines,
+            baselines=baselines or {},
+            systems=systems or {},
+            seeds=tuple(self._keys.seeds) or (self._keys.seed,),
             resolved={},
             **self._parts,
             **self._sections,

@@ -109,8 +109,12 @@ def ids_of(samples: Sequence[Sample]) -> list[str]:
     return [sample.id for sample in samples]
 
 
-def blank_of(modality: str) -> Any:
+def blank_of(modality: str, role: str = "main") -> Any:
     """A raw value that says nothing, for an encoder that has to have one.
+
+    Args:
+        modality: What the encoder reads.
+        role: Its role, for the message.
 
     Raises:
         ConfigError: This modality has none.
@@ -122,9 +126,14 @@ def blank_of(modality: str) -> Any:
         "video": [Image.new("RGB", (32, 32))],
     }
     if modality not in blanks:
+        if role == "main":
+            who, instead = "a main encoder", "make it the complement. As main, these can"
+        else:
+            who = f"a {role} whose layers run for every sample, as they do under this fusion,"
+            instead = "take a fusion that reads its feature, such as late_concat. These can"
         raise ConfigError(
-            f"missing.allow: a main encoder of modality {modality} cannot do without its field; "
-            f"make it the complement. As main, these can: {', '.join(blanks)}."
+            f"missing.allow: {who} of modality {modality} cannot do without its field; "
+            f"{instead}: {', '.join(blanks)}."
         )
     return blanks[modality]
 

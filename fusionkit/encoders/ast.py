@@ -83,6 +83,14 @@ class AST(MainEncoder):
         return list(self.backbone.layers)
 
     @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
+    def takes_queries(self) -> bool:
+        return True
+
+    @property
     def layer_widths(self) -> tuple[int, ...]:
         return (self.out_dim,) * len(self.layers)
 

@@ -33,6 +33,49 @@ def widen_mask(mask: Tensor | None, extra: int) -> Tensor | None:
     return F.pad(mask, (extra, 0), value=visible)
 
 
+def hide_tokens(
+    mask: Tensor | None,
+    visible: Tensor | None,
+    place: int,
+    length: int,
+    causal: bool,
+    blind: Tensor | None = None,
+) -> Tensor | None:
+    """Hide some tokens from each other, or all others from them; each sees itself.
+
+    Args:
+        mask: (..., L, L), bool with True = visible, or additive float; None if all is visible, or
+            all up to the query if ``causal``.
+        visible: (n, n) bool, True = the row's token sees the column's; None if all do.
+        place: Where the first of the n tokens stands.
+        length: L.
+        causal: What ``mask`` None means.
+        blind: (n,) bool, True = the token sees none but the n; None for none of them.
+
+    Returns:
+        The mask, broadcastable to (..., L, L); ``mask`` itself if nothing is to be hidden.
+    """
+    given = visible if blind is None else blind
+    if given is None:
+        return mask
+    seen = torch.ones(length, length, dtype=torch.bool, device=given.device)
+    if mask is None and causal:
+        seen = seen.tril()
+    end = place + len(given)
+    if visible is not None:
+        # Else a blind token that is hidden from all would have nothing to attend to.
+        itself = torch.eye(len(visible), dtype=torch.bool, device=visible.device)
+        seen[place:end, place:end] &= visible | itself
+    if blind is not None:
+        seen[place:end, :place] &= ~blind[:, None]
+        seen[place:end, end:] &= ~blind[:, None]
+    if mask is None:
+        return seen[None, None]
+    if mask.dtype == torch.bool:
+        return mask & seen
+    return mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+
+
 def run_concatenated(
     block: Callable[[Tensor], Tensor], tokens: Tensor, prompts: Tensor | None, prefix: int = 0
 ) -> Tensor:
@@ -49,7 +92,7 @@ def run_concatenated(
     """
     if prompts is None or prompts.shape[1] == 0:
         return block(tokens)
-    n = prompts.shape[1]
+    n, prefix = prompts.shape[1], min(prefix, tokens.shape[1])
     rows = prompts.to(tokens.dtype)  # under autocast, concatenation would promote the tokens
     out = block(torch.cat([tokens[:, :prefix], rows, tokens[:, prefix:]], dim=1))
     return torch.cat([out[:, :prefix], out[:, prefix + n :]], dim=1)

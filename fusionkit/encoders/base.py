@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fusionkit.errors import EncoderError
@@ -59,6 +61,27 @@ class TokenState:
     def with_tokens(self, tokens: Tensor) -> TokenState:
         """The same state with other tokens."""
         return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraTokens:
+    """Further tokens of a main encoder's input, beside those of its own field.
+
+    Unlike prompts they travel: what a layer makes of them enters the next. They are cut off before
+    the readout. Where the field's tokens see only what came before, or a window of their own
+    neighbourhood, so do these.
+
+    Attributes:
+        rows: (B, n, D_0), where word embeddings stand in a text encoder: before positions and norm.
+        visible: (n, n) bool, True = the row's token sees the column's; None if all do. Each sees
+            itself, whatever it says.
+        blind: (n,) bool, True = the token sees none of the field's; None if all see them. The
+            tokens of the field see all further ones.
+    """
+
+    rows: Tensor
+    visible: Tensor | None = None
+    blind: Tensor | None = None
 
 
 @runtime_checkable
@@ -144,9 +167,27 @@ class MainEncoder(ComplementEncoder):
 
     Attributes:
         gradient_checkpointing: Recompute layer activations in the backward pass.
+        reserved: Places of the input that are kept for further tokens: the preprocessors of text
+            encoders cut that much earlier. Whoever gives further tokens adds their number.
     """
 
     gradient_checkpointing: bool = False
+    reserved: int = 0
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return False
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether further tokens may enter its first layer, see :meth:`embed_with`."""
+        return False
+
+    @property
+    def takes_queries(self) -> bool:
+        """Whether rows may read the tokens in any layer, see :meth:`query`."""
+        return False
 
     @property
     @abstractmethod
@@ -181,9 +222,63 @@ class MainEncoder(ComplementEncoder):
     def readout(self, state: TokenState) -> Features:
         """Final norm and pooling, upstream's own. Prompts never enter it."""
 
+    def embed_with(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
+        """The tokens that enter layer 0, further ones among them.
+
+        As it is, for encoders whose layers mask tokens by ``keep`` at most and give them no
+        position: the further tokens stand behind all others. Called only if :attr:`takes_tokens`.
+
+        Args:
+            inputs: What :meth:`preprocessor` collated.
+            extra: The further tokens, B as in ``inputs``.
+
+        Returns:
+            The state, and where the first of the further tokens stands in it.
+
+        Raises:
+            EncoderError: The encoder cannot hide tokens from each other, or has no positions for
+                as many.
+        """
+        if extra.visible is not None or extra.blind is not None:
+            raise EncoderError(
+                f"{type(self).__name__} cannot hide tokens from each other, as ExtraTokens.visible "
+                f"and blind ask for; bert, gpt2, clip_text and open_clip_text can."
+            )
+        state = self.embed(inputs)
+        return _append(state, extra.rows), state.tokens.shape[1]
+
+    def query(
+        self, layer: int, state: TokenState, rows: Tensor, prompts: Tensor | None = None
+    ) -> Tensor:
+        """What a layer makes of further rows that read its tokens, which they leave as they are.
+
+        As it is, for encoders whose layers mask tokens by ``keep`` at most and give them no
+        position. Called only if :attr:`takes_queries`.
+
+        Args:
+            layer: 0 .. N-1.
+            state: What enters the layer.
+            rows: (B, n, D_layer); they see the tokens, the prompts and each other (only those
+                before them if :attr:`causal`).
+            prompts: (B, m, D_layer), or None.
+
+        Returns:
+            (B, n, D_layer), the layer's output at ``rows`` if it runs on ``[tokens, prompts,
+            rows]``.
+        """
+        if state.keep is not None:  # prompts are never masked, so padding must not be among them
+            both = self.run_layer(layer, _append(state, rows), prompts).tokens
+            return both[:, state.tokens.shape[1] :]
+        seen = state.tokens if prompts is None else torch.cat([state.tokens, prompts], dim=1)
+        return self.run_layer(layer, TokenState(rows, cache=state.cache), seen).tokens
+
     @final
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
         """Embed, run all layers with their prompts, read out.
 
@@ -191,29 +286,79 @@ class MainEncoder(ComplementEncoder):
             inputs: What :meth:`preprocessor` collated, batch first.
             prompts: Called once per layer, outside of checkpointed code; None for no prompts.
             edit: Called before each layer, ahead of its prompts, and before the readout; None to
-                leave the tokens as they are.
+                leave the tokens as they are. Further tokens are not changed before layer 0.
+            extra: Further tokens that run along through all layers; None for none.
+
+        Raises:
+            EncoderError: Prompts or further tokens of the wrong shape, the message names both
+                shapes; or further tokens for an encoder that takes none.
+        """
+        state, place = (self.embed(inputs), 0) if extra is None else self._join(inputs, extra)
+        for layer in range(len(self.layer_widths)):
+            if edit is not None:
+                before, state = state, edit(layer, state)
+                if extra is not None and layer == 0:  # a stand-in is for the field's tokens
+                    state = _keep_rows(state, before, place, extra.rows.shape[1])
+            state = self.step(layer, state, None if prompts is None else prompts(layer, state))
+        if edit is not None:
+            state = edit(len(self.layer_widths), state)
+        if extra is not None:
+            state = _cut(state, place, extra.rows.shape[1])
+        return self.readout(state)
+
+    @final
+    def step(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+        """:meth:`run_layer` with its prompts checked, recomputed in the backward pass if asked for.
 
         Raises:
             EncoderError: Prompts of the wrong shape; the message names both shapes.
         """
-        state = self.embed(inputs)
-        for layer, width in enumerate(self.layer_widths):
-            if edit is not None:
-                state = edit(layer, state)
-            rows = None if prompts is None else prompts(layer, state)
-            if rows is not None:
-                _check_prompts(layer, rows, len(state.tokens), width)
-            if self.gradient_checkpointing and _needs_grad(state, rows):
-                state = checkpoint(self.run_layer, layer, state, rows, use_reentrant=False)
-            else:
-                state = self.run_layer(layer, state, rows)
-        if edit is not None:
-            state = edit(len(self.layer_widths), state)
-        return self.readout(state)
+        if prompts is not None:
+            _check_prompts(layer, prompts, len(state.tokens), self.layer_widths[layer])
+        if self.gradient_checkpointing and _needs_grad(state, prompts):
+            run: TokenState = checkpoint(self.run_layer, layer, state, prompts, use_reentrant=False)
+            return run
+        return self.run_layer(layer, state, prompts)
+
+    def _join(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
+        if not self.takes_tokens:
+            raise EncoderError(f"{type(self).__name__} takes no further tokens in its input.")
+        batch, width = len(next(iter(inputs.values()))), self.layer_widths[0]
+        rows = extra.rows
+        if rows.ndim != 3 or rows.shape[0] != batch or rows.shape[2] != width:
+            raise EncoderError(
+                f"{type(self).__name__} takes further tokens of shape ({batch}, n, {width}), given "
+                f"{tuple(rows.shape)}."
+            )
+        return self.embed_with(inputs, extra)
 
 
 def _needs_grad(state: TokenState, rows: Tensor | None) -> bool:
     return state.tokens.requires_grad or (rows is not None and rows.requires_grad)
+
+
+def _append(state: TokenState, rows: Tensor) -> TokenState:
+    """The state with further real tokens behind all others."""
+    tokens = torch.cat([state.tokens, rows.to(state.tokens.dtype)], dim=1)
+    keep = None if state.keep is None else F.pad(state.keep, (0, rows.shape[1]), value=True)
+    return TokenState(tokens, keep, state.cache)
+
+
+def _keep_rows(state: TokenState, before: TokenState, place: int, count: int) -> TokenState:
+    """The state with ``count`` tokens from ``place`` on as they were before."""
+    end, tokens = place + count, state.tokens
+    kept = before.tokens[:, place:end]
+    return state.with_tokens(torch.cat([tokens[:, :place], kept, tokens[:, end:]], dim=1))
+
+
+def _cut(state: TokenState, place: int, count: int) -> TokenState:
+    """The state without ``count`` tokens from ``place`` on."""
+
+    def cut(rows: Tensor) -> Tensor:
+        return torch.cat([rows[:, :place], rows[:, place + count :]], dim=1)
+
+    keep = None if state.keep is None else cut(state.keep)
+    return TokenState(cut(state.tokens), keep, state.cache)
 
 
 def _check_prompts(layer: int, rows: Tensor, batch: int, width: int) -> None:

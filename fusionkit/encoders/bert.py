@@ -13,12 +13,25 @@ from transformers.masking_utils import (
     create_bidirectional_sliding_window_mask,
 )
 
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.sequences import masked_mean
-from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
+from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.base import (
+    ExtraTokens,
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+)
+from fusionkit.encoders.sequences import all_real, append_rows, insert_rows, masked_mean
+from fusionkit.encoders.texts import (
+    TextPreprocessor,
+    check_length,
+    make_preprocessor,
+    tokens_of,
+)
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
-from fusionkit.errors import ConfigError, EncoderError, suggest
+from fusionkit.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,15 @@ class Bert(MainEncoder):
         return int(self.backbone.config.hidden_size)
 
     @property
+    def takes_tokens(self) -> bool:
+        # ALBERT and small ELECTRA widen their word embeddings only behind positions and norm.
+        return self.backbone.get_input_embeddings().embedding_dim == self.out_dim
+
+    @property
+    def takes_queries(self) -> bool:
+        return bool(self.backbone.config.model_type != "modernbert")  # rotary, and local windows
+
+    @property
     def layer_widths(self) -> tuple[int, ...]:
         return (self.out_dim,) * len(self.layers)
 
@@ -151,12 +173,26 @@ class Bert(MainEncoder):
 
     def embed(self, inputs: Inputs) -> TokenState:
         ids, keep = tokens_of(inputs, "Bert")
-        if ids.shape[1] > self.positions:
-            raise EncoderError(
-                f"Texts of {ids.shape[1]} tokens, but the model has {self.positions} positions; "
-                f"use this encoder's preprocessor, which cuts them."
+        check_length(ids.shape[1], 0, self.positions)
+        return self._state(self.backbone.embeddings(input_ids=ids), keep)
+
+    def embed_with(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
+        """Further tokens stand behind the first one and are numbered like words."""
+        ids, keep = tokens_of(inputs, "Bert")
+        rows, place = extra.rows, 1
+        check_length(ids.shape[1], rows.shape[1], self.positions)
+        words = insert_rows(self.backbone.get_input_embeddings()(ids), rows, place)
+        keep = insert_rows(keep, all_real(rows), place)
+        state = self._state(self.backbone.embeddings(input_ids=None, inputs_embeds=words), keep)
+        length = words.shape[1]
+        for own in state.cache.values():
+            own["attention_mask"] = hide_tokens(
+                own["attention_mask"], extra.visible, place, length, self.causal, extra.blind
             )
-        tokens = self.backbone.embeddings(input_ids=ids)
+        return state, place
+
+    def _state(self, tokens: Tensor, keep: Tensor) -> TokenState:
+        """What enters layer 0, from what upstream's embeddings give."""
         if self._layout.project:
             tokens = _part(self.backbone, self._layout.project)(tokens)
         return TokenState(tokens, keep, cache=self._layer_arguments(tokens, keep))
@@ -189,6 +225,17 @@ class Bert(MainEncoder):
             arguments["prompts"] = prompts
         return state.with_tokens(block(state.tokens, **arguments))
 
+    def query(
+        self, layer: int, state: TokenState, rows: Tensor, prompts: Tensor | None = None
+    ) -> Tensor:
+        block = self.layers[layer]
+        assert state.keep is not None
+        seen, keep = append_rows(state.tokens, state.keep, prompts)
+        if self._layout.prompt_norm:
+            seen = block.get_submodule(self._layout.prompt_norm)(seen)
+        out: Tensor = block(rows, attention_mask=None, prompts=seen, prompts_keep=keep)
+        return out
+
     def readout(self, state: TokenState) -> Features:
         tokens, keep = state.tokens, state.keep
         assert keep is not None
@@ -201,7 +248,13 @@ class Bert(MainEncoder):
         if self._tokenizer is None:
             raise ConfigError("A net described by `config` needs `tokenizer: PATH` to read texts.")
         vocab_size = self.backbone.get_input_embeddings().num_embeddings
-        return make_preprocessor(self._tokenizer, self.max_length, vocab_size, self.positions)
+        return make_preprocessor(
+            self._tokenizer,
+            self.max_length,
+            vocab_size,
+            self.positions,
+            reserved=self.reserved,
+        )
 
 
 def _part(module: nn.Module, path: str) -> nn.Module:

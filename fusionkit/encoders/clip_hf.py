@@ -13,13 +13,27 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.base import (
+    ExtraTokens,
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+)
 from fusionkit.encoders.images import Augment, ImagePreprocessor, check_tiles, pair, pixels_of
-from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
+from fusionkit.encoders.sequences import all_real, append_rows, insert_rows
+from fusionkit.encoders.texts import (
+    TextPreprocessor,
+    check_length,
+    make_preprocessor,
+    tokens_of,
+)
 from fusionkit.encoders.transformers_images import image_preprocessor
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
-from fusionkit.errors import ConfigError, EncoderError
+from fusionkit.errors import ConfigError
 
 _DEFAULT = "openai/clip-vit-base-patch32"
 
@@ -39,6 +53,14 @@ class _Tower(MainEncoder):
     def tower(self) -> Any:
         """The tower without its projection."""
         return getattr(self.backbone, f"{self.part}_model", self.backbone)
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
+    def takes_queries(self) -> bool:
+        return True
 
     @property
     def out_dim(self) -> int:
@@ -186,22 +208,42 @@ class ClipText(_Tower):
             )
 
     @property
+    def causal(self) -> bool:
+        return True
+
+    @property
     def positions(self) -> int:
         """How many tokens a text may have."""
         return int(self.backbone.config.max_position_embeddings)
 
     def embed(self, inputs: Inputs) -> TokenState:
         ids, keep = tokens_of(inputs, "ClipText")
-        length = ids.shape[1]
-        if length > self.positions:
-            raise EncoderError(
-                f"Texts of {length} tokens, but the model has {self.positions} positions; "
-                f"use this encoder's preprocessor, which cuts them."
-            )
-        # Padding needs no mask of its own: it comes after the tokens that are read.
-        past = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()[None, None]
+        check_length(ids.shape[1], 0, self.positions)
         tokens = self.tower.embeddings(input_ids=ids)
-        return TokenState(tokens, keep, cache=(past, self._end(ids)))
+        return TokenState(tokens, keep, cache=(_past(tokens), self._end(ids)))
+
+    def embed_with(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
+        """Further tokens stand behind the first one and are numbered like words, as in CoOp."""
+        ids, keep = tokens_of(inputs, "ClipText")
+        rows, place = extra.rows, 1
+        check_length(ids.shape[1], rows.shape[1], self.positions)
+        words = insert_rows(self.tower.embeddings.token_embedding(ids), rows, place)
+        tokens = self.tower.embeddings(inputs_embeds=words)
+        past = hide_tokens(
+            _past(tokens), extra.visible, place, tokens.shape[1], self.causal, extra.blind
+        )
+        keep = insert_rows(keep, all_real(rows), place)
+        return TokenState(tokens, keep, cache=(past, self._end(ids))), place
+
+    def query(
+        self, layer: int, state: TokenState, rows: Tensor, prompts: Tensor | None = None
+    ) -> Tensor:
+        block: Any = self.layers[layer]
+        assert state.keep is not None
+        seen, keep = append_rows(state.tokens, state.keep, prompts)
+        seen = block.layer_norm1(seen)
+        out: Tensor = block(rows, _past(rows), prompts=seen, prompts_keep=keep)
+        return out
 
     def _end(self, ids: Tensor) -> Tensor:
         """(B,), where the end-of-text token stands."""
@@ -224,7 +266,11 @@ class ClipText(_Tower):
             raise ConfigError("A net described by `config` needs `tokenizer: PATH` to read texts.")
         config = self.backbone.config
         made = make_preprocessor(
-            self._tokenizer, self.max_length, config.vocab_size, self.positions
+            self._tokenizer,
+            self.max_length,
+            config.vocab_size,
+            self.positions,
+            reserved=self.reserved,
         )
         ids, end = made("a")["input_ids"], config.eos_token_id
         # Otherwise the first token would be pooled, which sees none of the others.
@@ -235,6 +281,12 @@ class ClipText(_Tower):
                 f"{ids.tolist()}. Set `tokenizer` to the one that belongs to the model."
             )
         return made
+
+
+def _past(tokens: Tensor) -> Tensor:
+    """(1, 1, L, L) bool, True = visible. Padding needs no mask: it comes after what is read."""
+    length = tokens.shape[1]
+    return torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
 
 
 def _tower_config(config: Any, part: str) -> Any:

@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.base import (
+    ExtraTokens,
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+)
 from fusionkit.encoders.clip_open_block import run_block
 from fusionkit.encoders.clip_open_weights import (
     Source,
@@ -17,8 +25,9 @@ from fusionkit.encoders.clip_open_weights import (
     tokenizer_of,
 )
 from fusionkit.encoders.images import Augment, ImagePreprocessor, check_tiles, pair, pixels_of
-from fusionkit.encoders.texts import TextPreprocessor, tokens_of
-from fusionkit.errors import ConfigError, EncoderError
+from fusionkit.encoders.sequences import all_real, insert_rows
+from fusionkit.encoders.texts import TextPreprocessor, beside, check_length, tokens_of
+from fusionkit.errors import ConfigError
 
 
 class OpenClipImage(MainEncoder):
@@ -75,6 +84,14 @@ class OpenClipImage(MainEncoder):
     @property
     def layers(self) -> list[nn.Module]:
         return list(self.backbone.transformer.resblocks)
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
+    def takes_queries(self) -> bool:
+        return True
 
     @property
     def layer_widths(self) -> tuple[int, ...]:
@@ -169,6 +186,14 @@ class OpenClipText(MainEncoder):
         return int(backbone.width if backbone.text_projection is None else backbone.output_dim)
 
     @property
+    def causal(self) -> bool:
+        return True
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
     def layers(self) -> list[nn.Module]:
         return list(self.backbone.transformer.resblocks)
 
@@ -184,13 +209,22 @@ class OpenClipText(MainEncoder):
     def embed(self, inputs: Inputs) -> TokenState:
         ids, keep = tokens_of(inputs, "OpenClipText")
         length = ids.shape[1]
-        if length > self.positions:
-            raise EncoderError(
-                f"Texts of {length} tokens, but the model has {self.positions} positions; "
-                f"use this encoder's preprocessor, which cuts them."
-            )
+        check_length(length, 0, self.positions)
         tokens, mask = self.backbone._embeds(ids)
         return TokenState(tokens, keep, cache=(mask[:length, :length], _end(self.backbone, ids)))
+
+    def embed_with(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
+        """Further tokens stand behind the first one and are numbered like words, as in CoOp."""
+        ids, keep = tokens_of(inputs, "OpenClipText")
+        backbone, rows, place = self.backbone, extra.rows, 1
+        check_length(ids.shape[1], rows.shape[1], self.positions)
+        dtype, length = backbone.transformer.get_cast_dtype(), ids.shape[1] + rows.shape[1]
+        words = insert_rows(backbone.token_embedding(ids).to(dtype), rows, place)
+        tokens = words + backbone.positional_embedding[:length].to(dtype)
+        past = backbone.attn_mask[:length, :length]
+        mask = hide_tokens(past, extra.visible, place, length, self.causal, extra.blind)
+        keep = insert_rows(keep, all_real(rows), place)
+        return TokenState(tokens, keep, cache=(mask, _end(backbone, ids))), place
 
     def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
         mask, _ = state.cache
@@ -210,7 +244,8 @@ class OpenClipText(MainEncoder):
     def preprocessor(self, train: bool) -> TextPreprocessor:
         end = self.backbone.eos_id if self.backbone.pool_type == "eos" else None
         tokenizer = UntilEnd(tokenizer_of(self._source), end)
-        return TextPreprocessor(tokenizer, self.max_length or self.positions)
+        length = self.max_length or self.positions
+        return TextPreprocessor(tokenizer, beside(self.reserved, length, self.positions))
 
 
 class UntilEnd:

@@ -10,12 +10,25 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.sequences import masked_mean
-from fusionkit.encoders.texts import TextPreprocessor, make_preprocessor, tokens_of
+from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.base import (
+    ExtraTokens,
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+)
+from fusionkit.encoders.sequences import all_real, append_rows, insert_rows, masked_mean
+from fusionkit.encoders.texts import (
+    TextPreprocessor,
+    check_length,
+    make_preprocessor,
+    tokens_of,
+)
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
-from fusionkit.errors import ConfigError, EncoderError, suggest
+from fusionkit.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,18 @@ class CausalLM(MainEncoder):
         return int(self.backbone.config.hidden_size)
 
     @property
+    def causal(self) -> bool:
+        return True
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
+    def takes_queries(self) -> bool:
+        return bool(self._layout.positions)  # rotary keys would need positions
+
+    @property
     def layer_widths(self) -> tuple[int, ...]:
         return (self.out_dim,) * len(self.layers)
 
@@ -153,14 +178,28 @@ class CausalLM(MainEncoder):
 
     def embed(self, inputs: Inputs) -> TokenState:
         ids, keep = tokens_of(inputs, "CausalLM")
-        if ids.shape[1] > self.positions:
-            raise EncoderError(
-                f"Texts of {ids.shape[1]} tokens, but the model has {self.positions} positions; "
-                f"use this encoder's preprocessor, which cuts them."
+        check_length(ids.shape[1], 0, self.positions)
+        return self._state(self.backbone.get_input_embeddings()(ids), keep)
+
+    def embed_with(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
+        """Further tokens come before all words, which see them, and are numbered like words."""
+        ids, keep = tokens_of(inputs, "CausalLM")
+        rows = extra.rows
+        check_length(ids.shape[1], rows.shape[1], self.positions)
+        words = insert_rows(self.backbone.get_input_embeddings()(ids), rows, 0)
+        keep = insert_rows(_some_token(keep), all_real(rows), 0)
+        state = self._state(words, keep)
+        length = words.shape[1]
+        for own in state.cache.values():
+            own["attention_mask"] = hide_tokens(
+                own["attention_mask"], extra.visible, 0, length, self.causal, extra.blind
             )
-        places = torch.arange(ids.shape[1], device=ids.device)[None]
-        keep = keep | (places == 0)  # else a text without tokens would leave nothing to attend to
-        tokens = self.backbone.get_input_embeddings()(ids)
+        return state, 0
+
+    def _state(self, tokens: Tensor, keep: Tensor) -> TokenState:
+        """What enters layer 0, from word embeddings (B, L, D)."""
+        keep = _some_token(keep)
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
         if self._layout.positions:
             table = self.backbone.get_submodule(self._layout.positions)
             # OPT's table counts positions from the mask if it is not given any.
@@ -205,6 +244,17 @@ class CausalLM(MainEncoder):
             arguments["prompts"] = prompts
         return state.with_tokens(block(state.tokens, **arguments))
 
+    def query(
+        self, layer: int, state: TokenState, rows: Tensor, prompts: Tensor | None = None
+    ) -> Tensor:
+        block = self.layers[layer]
+        assert state.keep is not None
+        seen, keep = append_rows(state.tokens, state.keep, prompts)
+        if self._layout.prompt_norm:
+            seen = block.get_submodule(self._layout.prompt_norm)(seen)
+        out: Tensor = block(rows, attention_mask=None, prompts=seen, prompts_keep=keep)
+        return out
+
     def readout(self, state: TokenState) -> Features:
         keep = state.keep
         assert keep is not None
@@ -218,7 +268,18 @@ class CausalLM(MainEncoder):
         if self._tokenizer is None:
             raise ConfigError("A net described by `config` needs `tokenizer: PATH` to read texts.")
         vocab_size = self.backbone.get_input_embeddings().num_embeddings
-        return make_preprocessor(self._tokenizer, self.max_length, vocab_size, self.positions)
+        return make_preprocessor(
+            self._tokenizer,
+            self.max_length,
+            vocab_size,
+            self.positions,
+            reserved=self.reserved,
+        )
+
+
+def _some_token(keep: Tensor) -> Tensor:
+    """``keep`` with the first token real: a text without any would have nothing to attend to."""
+    return keep | (torch.arange(keep.shape[1], device=keep.device) == 0)
 
 
 def _layout_of(config: Any) -> _Layout:

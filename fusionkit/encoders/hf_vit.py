@@ -113,6 +113,18 @@ class HfViT(MainEncoder):
         return list(self.backbone.get_submodule(self._layout.layers).children())
 
     @property
+    def takes_tokens(self) -> bool:
+        return self._unrotated
+
+    @property
+    def takes_queries(self) -> bool:
+        return self._unrotated
+
+    @property
+    def _unrotated(self) -> bool:
+        return bool(self.backbone.config.model_type != "dinov3_vit")
+
+    @property
     def layer_widths(self) -> tuple[int, ...]:
         return (self.out_dim,) * len(self.layers)
 

@@ -28,3 +28,20 @@ def masked_mean(tokens: Tensor, keep: Tensor) -> Tensor:
     """
     weights = keep.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def insert_rows(tensor: Tensor, rows: Tensor, place: int) -> Tensor:
+    """(B, L, ...) with (B, n, ...) between positions ``place`` - 1 and ``place``."""
+    return torch.cat([tensor[:, :place], rows.to(tensor.dtype), tensor[:, place:]], dim=1)
+
+
+def all_real(rows: Tensor) -> Tensor:
+    """(B, n) bool for (B, n, D): every row is a real token."""
+    return rows.new_ones(rows.shape[:2], dtype=torch.bool)
+
+
+def append_rows(tokens: Tensor, keep: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Tokens (B, L, D) and keep (B, L) with real rows (B, n, D) behind, if there are any."""
+    if rows is None:
+        return tokens, keep
+    return torch.cat([tokens, rows], dim=1), torch.cat([keep, all_real(rows)], dim=1)

@@ -13,13 +13,23 @@ class BlockStack(MainEncoder):
 
     A subclass says what its ``layers`` are, how tokens are embedded and how they are read out; the
     prompts are concatenated, so any attention will do, at the price of a feed-forward pass over
-    the prompt rows. Blocks that mask or add positions need their own ``run_layer``.
+    the prompt rows. Blocks that mask or add positions need their own ``run_layer``; unless they
+    mask by ``keep`` only, also an ``embed_with`` and a ``query`` of their own, or ``takes_tokens``
+    and ``takes_queries`` that are False.
 
     Attributes:
         prefix: Number of class tokens and the like that stay in front of the prompts.
     """
 
     prefix: int = 0
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
+    def takes_queries(self) -> bool:
+        return True
 
     @property
     def layer_widths(self) -> tuple[int, ...]:

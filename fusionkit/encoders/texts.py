@@ -17,6 +17,8 @@ from fusionkit.errors import ConfigError, EncoderError, WeightsError
 
 MAX_LENGTH = 512  # what BERT was trained on; longer texts must be asked for
 
+_LEAST = 3  # positions for a text: a word, and a token at either end
+
 _REMEDY = (
     "Give a folder that holds a tokenizer (tokenizer.json or vocab.txt) with `tokenizer: PATH`."
 )
@@ -41,6 +43,7 @@ def make_preprocessor(
     vocab_size: int,
     positions: int = MAX_LENGTH,
     special_tokens: bool = True,
+    reserved: int = 0,
 ) -> TextPreprocessor:
     """A preprocessor that fits a model.
 
@@ -51,10 +54,12 @@ def make_preprocessor(
         vocab_size: Rows of the model's embedding table.
         positions: How many tokens the model takes.
         special_tokens: Whether to add [CLS], [SEP] and the like.
+        reserved: How many of the positions are kept for further tokens.
 
     Raises:
         WeightsError: There is no such tokenizer.
-        ConfigError: The tokenizer has more tokens than the model has embeddings.
+        ConfigError: The tokenizer has more tokens than the model has embeddings, or further
+            tokens leave no room for words.
     """
     tokenizer = load_tokenizer(name)
     if len(tokenizer) > vocab_size:
@@ -63,7 +68,23 @@ def make_preprocessor(
             f"Set `tokenizer` to the one that belongs to the model."
         )
     length = max_length or min(tokenizer.model_max_length, positions, MAX_LENGTH)
-    return TextPreprocessor(tokenizer, length, special_tokens)
+    return TextPreprocessor(tokenizer, beside(reserved, length, positions), special_tokens)
+
+
+def beside(reserved: int, length: int, positions: int) -> int:
+    """Where texts are cut if some positions are kept for further tokens.
+
+    Raises:
+        ConfigError: Nothing is left for words.
+    """
+    if not reserved:
+        return length
+    if positions - reserved < _LEAST:
+        raise ConfigError(
+            f"{reserved} further tokens leave {max(positions - reserved, 0)} of the model's "
+            f"{positions} positions for a text; give fewer."
+        )
+    return min(length, positions - reserved)
 
 
 def tokens_of(inputs: Inputs, encoder: str) -> tuple[Tensor, Tensor]:
@@ -150,3 +171,27 @@ class TextPreprocessor:
             "input_ids": padded,
             "attention_mask": torch.arange(padded.shape[1]) < lengths[:, None],
         }
+
+
+def check_length(words: int, further: int, positions: int) -> None:
+    """Check that texts fit a model's positions.
+
+    Args:
+        words: Tokens of the longest text.
+        further: Tokens that a fusion adds.
+        positions: How many the model has.
+
+    Raises:
+        EncoderError: They do not.
+    """
+    if words + further <= positions:
+        return
+    if not further:
+        raise EncoderError(
+            f"Texts of {words} tokens, but the model has {positions} positions; "
+            f"use this encoder's preprocessor, which cuts them."
+        )
+    raise EncoderError(
+        f"Texts of {words} tokens and {further} further ones, but the model has {positions} "
+        f"positions; set the encoder's max_length to {positions - further}, so that texts are cut."
+    )

@@ -57,6 +57,14 @@ class TimmViT(MainEncoder):
         return list(self.backbone.blocks)
 
     @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
+    def takes_queries(self) -> bool:
+        return True
+
+    @property
     def layer_widths(self) -> tuple[int, ...]:
         return (int(self.backbone.embed_dim),) * len(self.backbone.blocks)
 

@@ -29,6 +29,7 @@ def prompted_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     prompts: Tensor | None = None,
+    prompts_keep: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Upstream's ``sdpa`` with the prompts in front of the keys and values.
@@ -41,6 +42,7 @@ def prompted_attention(
         attention_mask: Broadcastable to (B, H, L, S), bool with True = visible, or additive
             float; None if all is visible, or all up to the query for a causal module.
         prompts: (B, n, D), already through the block's own first norm if it has one; or None.
+        prompts_keep: (B, n) bool, True = visible; None if all are.
         **kwargs: What ``sdpa`` of transformers takes.
 
     Returns:
@@ -52,7 +54,10 @@ def prompted_attention(
             shape = query.shape[-2], key.shape[-2]
             triangle = torch.ones(shape, dtype=torch.bool, device=key.device)
             attention_mask = triangle.tril(shape[1] - shape[0])[None, None]
-        attention_mask = widen_mask(attention_mask, prompts.shape[1])
+        if prompts_keep is None:
+            attention_mask = widen_mask(attention_mask, prompts.shape[1])
+        else:
+            attention_mask = _join_masks(prompts_keep, attention_mask, query, key)
         prompt_key, prompt_value = project_prompts(module, prompts)
         key = torch.cat([split_heads(prompt_key, key.shape[-1]), key], dim=-2)
         value = torch.cat([split_heads(prompt_value, value.shape[-1]), value], dim=-2)
@@ -61,6 +66,15 @@ def prompted_attention(
         module, query, key, value, attention_mask, **kwargs
     )
     return out
+
+
+def _join_masks(keep: Tensor, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """(B, 1, L, n + S) bool of the prompts' own mask and that of the other keys."""
+    batch, length = len(query), query.shape[-2]
+    if mask is None:
+        mask = keep.new_ones(1, 1, length, key.shape[-2])
+    front = keep[:, None, None].expand(-1, -1, length, -1)
+    return torch.cat([front, mask.expand(batch, 1, -1, -1)], dim=-1)
 
 
 def project_prompts(module: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Prompts
+from fusionkit.encoders.base import (
+    ExtraTokens,
+    Features,
+    Inputs,
+    MainEncoder,
+    Prompts,
+    TokenState,
+)
 from fusionkit.fusion.stand_in import (
     ReplaceTokens,
     fill_in,
@@ -54,11 +61,14 @@ class Fusion(nn.Module, ABC):
     which put stand-ins where a sample lacks a field.
 
     Attributes:
+        runs_layers_of: Roles whose layers run for every sample: where a field is missing, their
+            encoder gets a blank input, and one learned token stands for all of its.
         encoders: The encoders in use, by role.
         stand_ins: One learned vector for each role whose field a sample may lack.
     """
 
     api_version: ClassVar[int] = API_VERSION
+    runs_layers_of: ClassVar[tuple[str, ...]] = ("main",)
 
     def __init__(self, main: Transfer, complements: Sequence[Transfer]) -> None:
         super().__init__()
@@ -84,12 +94,13 @@ class Fusion(nn.Module, ABC):
 
     def allow_missing(self, roles: Collection[str]) -> None:
         """Let samples lack the fields of these roles; those that are not in use are left out."""
-        main = self.main.encoder
-        widths = {"main": main.layer_widths[0]} if isinstance(main, MainEncoder) else {}
-        widths |= {role: encoder.out_dim for role, encoder in self.complements.items()}
-        for role, width in widths.items():
-            if role in roles:
-                self.stand_ins[role] = make_stand_in(width)
+        for role, transfer in {"main": self.main, **self.complements}.items():
+            if role not in roles:
+                continue
+            if role not in self.runs_layers_of:
+                self.stand_ins[role] = make_stand_in(transfer.out_dim)
+            elif isinstance(transfer.encoder, MainEncoder):
+                self.stand_ins[role] = make_stand_in(transfer.encoder.layer_widths[0])
 
     def see(self, inputs: Mapping[str, Inputs]) -> dict[str, Features]:
         """What each complement in use sees of a batch, by role; a stand-in where it is missing."""
@@ -108,16 +119,42 @@ class Fusion(nn.Module, ABC):
         with resting_batch_norms(encoder) if alone else nullcontext():
             return fill_in(encoder(rows), present, stand_in)
 
-    def run_main(self, inputs: Mapping[str, Inputs], prompts: Prompts | None = None) -> Features:
-        """What the main encoder sees of a batch, prompted.
+    def run_main(
+        self,
+        inputs: Mapping[str, Inputs],
+        prompts: Prompts | None = None,
+        extra: ExtraTokens | None = None,
+    ) -> Features:
+        """What the main encoder sees of a batch, prompted or with further tokens at its input.
 
         Where its own field is missing, one learned token stands for all of the sample's: what the
-        layers say of it then comes from the prompts.
+        layers say of it then comes from the prompts and further tokens.
         """
         rows, present = take_presence(inputs["main"])
         edit = None if present is None else ReplaceTokens(present, self.stand_ins["main"])
-        features: Features = self.main(rows, prompts, edit)
+        features: Features = self.main(rows, prompts, edit, extra)
         return features
+
+    def enter(self, role: str, inputs: Inputs) -> TokenState:
+        """What enters layer 0 of a role in :attr:`runs_layers_of`, for a fusion that runs its
+        layers itself; one learned token stands for all of a sample's where the field is missing.
+        """
+        encoder = self.encoders[role].encoder
+        assert isinstance(encoder, MainEncoder)
+        rows, present = take_presence(inputs)
+        state = encoder.embed(rows)
+        if present is None:
+            return state
+        return ReplaceTokens(present, self.stand_ins[role])(0, state)
+
+    def see_all(self, inputs: Mapping[str, Inputs]) -> dict[str, Features]:
+        """What every encoder in use sees of a batch on its own, by role, the main encoder first."""
+        return {"main": self.run_main(inputs), **self.see(inputs)}
+
+    @property
+    def branches(self) -> Sequence[int] | None:
+        """Widths of the parts of the feature that are predicted from apart; None if it is one."""
+        return None
 
     @property
     @abstractmethod

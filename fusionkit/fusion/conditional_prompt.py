@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fusionkit.encoders.base import Inputs, MainEncoder
+from fusionkit.encoders.base import Inputs
 from fusionkit.errors import ConfigError
 from fusionkit.fusion.base import Fusion, FusionOutput
+from fusionkit.fusion.requirements import promptable
 from fusionkit.prompts.engine import ConditionalPrompts
 from fusionkit.prompts.importance import importance_loss
 from fusionkit.prompts.psi import PSI_DIM, PsiMode
@@ -81,15 +82,9 @@ class ConditionalPrompt(Fusion):
                 f"importance_weight and importance_threshold are at least 0, given "
                 f"{importance_weight} and {importance_threshold}."
             )
-        if not isinstance(main.encoder, MainEncoder):
-            raise ConfigError(f"{type(main.encoder).__name__} has no layers to prompt.")
-        if not main.takes_prompts:
-            raise ConfigError(
-                f"main_transfer ({type(main).__name__}) has prompts of its own and takes no "
-                f"others; conditional_prompt needs another mode, such as frozen or fine_tune."
-            )
+        encoder = promptable(main, "conditional_prompt")
         self.prompts = ConditionalPrompts(
-            main.encoder.layer_widths,
+            encoder.layer_widths,
             [complement.out_dim for complement in used],
             static=static,
             dynamic=dynamic,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,15 @@ class ModelOutput:
     """A prediction and what led to it.
 
     Attributes:
-        logits: (B, outputs).
+        logits: (B, outputs); of several branches, the mean of their scores.
         fused: Feature, routing record and further losses.
+        branches: (n, B, outputs), the scores of each branch, whose losses are averaged in
+            training; None if there is one head.
     """
 
     logits: Tensor
     fused: FusionOutput
+    branches: Tensor | None = None
 
 
 class RegressionHead(nn.Linear):
@@ -51,8 +54,27 @@ class RegressionHead(nn.Linear):
         return super().forward(features).float() * self.target_std + self.target_mean
 
 
+class EnsembleHead(nn.Module):
+    """A linear head for each branch of a feature.
+
+    Args:
+        heads: Of each branch, in the order of their parts of the feature.
+    """
+
+    def __init__(self, heads: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.widths = [head.in_features for head in heads]
+        self.out_features = heads[0].out_features
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Scores of each branch, (n, B, outputs), of a feature (B, C)."""
+        parts = feature.split(self.widths, dim=-1)
+        return torch.stack([head(part) for head, part in zip(self.heads, parts, strict=True)])
+
+
 class FusionModel(nn.Module):
-    """A fusion with a linear head.
+    """A fusion with a linear head, or one for each of its branches.
 
     Args:
         fusion: Holds the encoders.
@@ -63,14 +85,33 @@ class FusionModel(nn.Module):
     def __init__(self, fusion: Fusion, outputs: int, regression: bool = False) -> None:
         super().__init__()
         self.fusion = fusion
-        self.head = (
-            RegressionHead(fusion.out_dim) if regression else nn.Linear(fusion.out_dim, outputs)
-        )
+        branches = fusion.branches
+        heads = [
+            RegressionHead(width) if regression else nn.Linear(width, outputs)
+            for width in branches or (fusion.out_dim,)
+        ]
+        self.head = heads[0] if branches is None else EnsembleHead(heads)
 
     def forward(self, inputs: Mapping[str, Inputs]) -> ModelOutput:
         """Predict a batch; ``inputs`` by role."""
         fused = self.fusion(inputs)
-        return ModelOutput(self.head(fused.feature), fused)
+        scores = self.head(fused.feature)
+        if isinstance(self.head, EnsembleHead):
+            return ModelOutput(scores.mean(dim=0), fused, scores)
+        return ModelOutput(scores, fused)
+
+    def fit_scale(self, targets: Tensor) -> None:
+        """Show the heads of a regression its training targets, (n,)."""
+        for head in self._regression_heads():
+            head.fit_scale(targets)
+
+    @property
+    def target_std(self) -> Tensor | None:
+        """Standard deviation of the regression target; None for other tasks."""
+        return next((head.target_std for head in self._regression_heads()), None)
+
+    def _regression_heads(self) -> Iterator[RegressionHead]:
+        return (head for head in self.head.modules() if isinstance(head, RegressionHead))
 
     def named_groups(self) -> Iterator[tuple[str, str, nn.Parameter]]:
         """(group, name, parameter) of every parameter.

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from fusionkit.encoders.base import (
     ComplementEncoder,
+    ExtraTokens,
     Features,
     Inputs,
     MainEncoder,
+    TokenEdit,
     TokenState,
 )
 
@@ -41,7 +43,8 @@ class Case:
         upstream: ``(encoder.backbone, inputs)`` to the upstream model's own pooled output,
             (B, C). None skips check 1.
         reference_layer: ``(encoder, layer, state, prompts)`` to the state after that layer,
-            computed by concatenation, not by the encoder's own code. None skips check 12.
+            computed by concatenation, not by the encoder's own code. None skips check 12, and
+            part of check 23, which runs it on one sample with its tokens among the prompts.
         upstream_keys: The keys of upstream's own ``state_dict``. None skips that part of check 11.
         tolerance: Largest difference allowed in float64, absolute or relative. Only an upstream
             that computes in float32 inside needs a larger one.
@@ -97,23 +100,30 @@ class Context:
         return len(self.alone)
 
     def encode(
-        self, inputs: Mapping[str, Tensor], prompts: Sequence[Tensor | None] | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        prompts: Sequence[Tensor | None] | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
-        """Features of a copy of ``inputs``, with prompts where there are any."""
+        """Features of a copy of ``inputs``, with prompts and further tokens where there are any."""
         copy = {name: tensor.clone() for name, tensor in inputs.items()}
-        if prompts is None:
+        if prompts is None and extra is None:
             return self.encoder.encode(copy)
-        return self.main.encode(copy, PromptList(prompts))
+        given = None if prompts is None else PromptList(prompts)
+        return self.main.encode(copy, given, edit, extra)
 
     def settings(self) -> list[tuple[str, Sequence[Tensor] | None]]:
         """What to encode with: no prompts and, for a main encoder, prompts; each with a name."""
         without: list[tuple[str, Sequence[Tensor] | None]] = [("", None)]
         return [*without, (" with prompts", self.prompts)] if self.prompts else without
 
-    def states(self) -> Iterator[tuple[int, TokenState]]:
-        """Each layer's number and what enters it without prompts."""
-        encoder = self.main
-        state = encoder.embed({name: tensor.clone() for name, tensor in self.inputs.items()})
+    def states(
+        self, inputs: Mapping[str, Tensor] | None = None
+    ) -> Iterator[tuple[int, TokenState]]:
+        """Each layer's number and what enters it without prompts; of the whole batch by default."""
+        encoder, given = self.main, self.inputs if inputs is None else inputs
+        state = encoder.embed({name: tensor.clone() for name, tensor in given.items()})
         for layer in range(len(encoder.layer_widths)):
             yield layer, state
             state = encoder.run_layer(layer, state, None)

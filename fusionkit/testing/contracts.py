@@ -1,7 +1,7 @@
 """Run the contract: everything that the rest of fusionkit relies on in an encoder.
 
-The functions that check are in :mod:`.complement_checks` and :mod:`.main_checks`;
-``docs/contract.md`` says in a line each what they are good for.
+The functions that check are in :mod:`.complement_checks`, :mod:`.main_checks` and
+:mod:`.token_checks`; ``docs/contract.md`` says in a line each what they are good for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 from fusionkit.testing import complement_checks as complement
 from fusionkit.testing import main_checks as main
+from fusionkit.testing import token_checks as further
 from fusionkit.testing.case import Case, Context, NotApplicable, Violation, prepare
 
 Status = Literal["passed", "failed", "skipped"]
@@ -57,6 +58,8 @@ CHECKS: tuple[Check, ...] = (
     Check(19, "preprocessors can be pickled", complement.preprocessor_travels),
     Check(20, "builds on the meta device", complement.builds_on_meta),
     Check(21, "layers are what run_layer runs", main.layers_are_what_runs),
+    Check(22, "further tokens run along, and are cut off", further.further_tokens_run_along),
+    Check(23, "queries read the layers and leave them alone", further.queries_read_the_layers),
 )
 
 

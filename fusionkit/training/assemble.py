@@ -47,7 +47,7 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
         regression: Whether the head predicts a number.
 
     Raises:
-        ConfigError: The main encoder may lack its field and cannot.
+        ConfigError: An encoder whose layers run for every sample may lack its field and cannot.
     """
     main = experiment.main_transfer.build(experiment.main.build())
     complements = [
@@ -57,8 +57,9 @@ def build_model(experiment: Experiment, outputs: int, regression: bool = False) 
     fusion: Fusion = experiment.fusion.build(main, complements)
     model = FusionModel(fusion, outputs, regression)
     fusion.allow_missing(experiment.missing.allow)
-    if "main" in fusion.stand_ins:
-        blank_of(fusion.main.encoder.modality)
+    for role, transfer in {"main": fusion.main, **fusion.complements}.items():
+        if role in fusion.stand_ins and role in fusion.runs_layers_of:
+            blank_of(transfer.encoder.modality, role)
     if experiment.trainer.gradient_checkpointing:
         for module in fusion.modules():  # not the roles' own only: a video encoder holds another
             if isinstance(module, MainEncoder):
@@ -123,8 +124,10 @@ def role_inputs(
             fields[role],
             transfer.encoder.preprocessor(train),
             may_lack := role in fusion.stand_ins,
-            # Its layers run for every sample, the encoders of complements only where there is one.
-            blank_of(transfer.encoder.modality) if may_lack and role == "main" else None,
+            # Other encoders run only for samples that have the field.
+            blank_of(transfer.encoder.modality, role)
+            if may_lack and role in fusion.runs_layers_of
+            else None,
             missing.unreadable and may_lack,
             missing.dropout_of(role) if may_lack else 0.0,
         )

@@ -15,6 +15,7 @@ from fusionkit.errors import CheckpointError, ConfigError
 
 RESUME = "last.ckpt"
 CONFIG = "config.yaml"
+METRICS = "metrics.json"
 _CHOSEN = "FUSIONKIT_RUN_FOLDER"  # tells the processes that Lightning starts which folder is theirs
 
 # What may change when a run continues.
@@ -103,18 +104,38 @@ def check_same_config(folder: Path, resolved: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Lists the keys that differ and may not.
     """
-    before = _flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    now = _flat(resolved)
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
+    changed = changed_keys(folder, resolved, _MAY_CHANGE)
     if changed:
         raise ConfigError(
             f"The run in {folder} cannot continue under another config: {'; '.join(changed[:5])}"
             f"{'; ...' if len(changed) > 5 else ''}. Set them back, or start a new run."
         )
+
+
+def changed_keys(
+    folder: Path, resolved: Mapping[str, Any], may_change: tuple[str, ...]
+) -> list[str]:
+    """What differs between the config of a run folder and another, as ``key: old -> new``.
+
+    Args:
+        folder: Its :data:`CONFIG` is read.
+        resolved: The other.
+        may_change: Beginnings of keys that do not count.
+    """
+    before = _flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    now = _flat(resolved)
+    return [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(may_change)
+    ]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader ever finds half of it."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,8 +156,8 @@ def keep_metrics(folder: Path) -> None:
         log.rename(folder / f"metrics.{number}.csv")
 
 
-def baseline_folders(labels: Iterable[str]) -> dict[str, str]:
-    """A folder name for each baseline.
+def label_folders(labels: Iterable[str], section: str) -> dict[str, str]:
+    """A folder name for each of the ``baselines`` or ``systems``.
 
     Raises:
         ConfigError: Two labels give the same one.
@@ -146,7 +167,7 @@ def baseline_folders(labels: Iterable[str]) -> dict[str, str]:
         twins = [other for other in names if names[other] == name]
         if len(twins) > 1:
             raise ConfigError(
-                f"baselines: the labels {' and '.join(map(repr, twins))} share a folder; "
+                f"{section}: the labels {' and '.join(map(repr, twins))} share a folder; "
                 f"rename {label!r}."
             )
     return names

@@ -24,7 +24,7 @@ def console() -> Console:
 
 def parameter_table(counts: Sequence[PartCount]) -> Table:
     """Trained and all parameters by part, with a total."""
-    table = _table("Parameters", show_footer=True)
+    table = plain_table("Parameters", show_footer=True)
     trained = sum(count.trained for count in counts)
     total = sum(count.total for count in counts)
     table.add_column("part", footer="total")
@@ -53,6 +53,19 @@ def value_text(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if short in _SHARES else f"{value:.4g}"
 
 
+def metric_title(name: str) -> str:
+    """A metric as a column that holds bare numbers is headed: ``f1 macro %``."""
+    short = name.rpartition("/")[2]
+    return f"{short.replace('_', ' ')}{' %' if short in _SHARES else ''}"
+
+
+def spread_text(name: str, mean: float, sd: float | None) -> str:
+    """Mean and standard deviation of a metric, without its unit: ``85.3 ± 0.4``."""
+    if name.rpartition("/")[2] in _SHARES:
+        return f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+    return f"{mean:.4g}" + ("" if sd is None else f" ± {sd:.2g}")
+
+
 @dataclass(frozen=True, slots=True)
 class ResultRow:
     """One run in the table of results: metrics by name, parameters, seconds."""
@@ -69,7 +82,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     names = list(dict.fromkeys(n for row in rows for n in row.metrics if not n.endswith("/loss")))
     split = names[0].partition("/")[0] if names else ""
     title = {"test": "Results on the test split", "val": "Results on the validation split"}
-    table = _table(title.get(split, "Results"))
+    table = plain_table(title.get(split, "Results"))
     table.add_column("run", no_wrap=True)
     for name in names:
         table.add_column(name.removeprefix(f"{split}/").replace("_", " "), justify="right")
@@ -85,7 +98,8 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     return table
 
 
-def _table(title: str, show_footer: bool = False) -> Table:
+def plain_table(title: str, show_footer: bool = False) -> Table:
+    """An empty table in the style of all of them."""
     return Table(
         title=title,
         title_justify="left",

@@ -19,7 +19,7 @@ from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.loading import Loader, make_loader
 from fusionkit.errors import DataError
-from fusionkit.fusion.model import FusionModel, RegressionHead
+from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
     build_model,
@@ -32,13 +32,15 @@ from fusionkit.training.assemble import (
 from fusionkit.training.callbacks import SaveBest, quiet
 from fusionkit.training.folders import (
     CONFIG,
+    METRICS,
     RESUME,
-    baseline_folders,
     check_same_config,
     is_first_process,
     keep_metrics,
+    label_folders,
     new_folder,
     resume_folder,
+    write_whole,
 )
 from fusionkit.training.parameters import count_parameters
 from fusionkit.training.report import (
@@ -53,7 +55,7 @@ from fusionkit.training.trainer import make_trainer, monitored
 
 _log = logging.getLogger("fusionkit")
 
-_Read = dict[str, tuple[Dataset, dict[str, Sequence[Sample]]]]
+ReadData = dict[str, tuple[Dataset, dict[str, Sequence[Sample]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,11 @@ def fit(experiment: Experiment, ckpt_path: str | None = None) -> RunResult:
         KeyboardInterrupt: It was interrupted; the run can be continued.
     """
     parent = Path(experiment.output) / experiment.name
-    places = baseline_folders(experiment.baselines)
-    data: _Read = {}
+    places = label_folders(experiment.baselines, "baselines")
+    data: ReadData = {}
     for baseline in experiment.baselines.values():  # wrong ones are named before the main run
         model, _, fields = dry_build(baseline)
-        check_presence(baseline, model, fields, _read(baseline, data)[1])
+        check_presence(baseline, model, fields, read_data(baseline, data)[1])
     out = console() if is_first_process() else None
     if ckpt_path is None:
         result = _run(experiment, data, lambda: new_folder(parent), out, resume=False)
@@ -113,34 +115,33 @@ def fit(experiment: Experiment, ckpt_path: str | None = None) -> RunResult:
     return result
 
 
+def fit_in(experiment: Experiment, folder: Path) -> RunResult:
+    """Train and test one experiment, without baselines, in a folder of its own.
+
+    What an earlier process has begun there is continued.
+
+    Raises:
+        FusionkitError: As :func:`fit`.
+    """
+    resume = (folder / RESUME).is_file()
+    return _run(experiment, {}, lambda: folder, console() if is_first_process() else None, resume)
+
+
 def _row(label: str, result: RunResult) -> ResultRow:
     return ResultRow(label, result.metrics, result.trained, result.total, result.seconds)
 
 
 def _run(
     experiment: Experiment,
-    data: _Read,
+    data: ReadData,
     place: Callable[[], Path],
     out: Console | None,
     resume: bool,
 ) -> RunResult:
     """Train and test one experiment; ``place`` makes its folder once it could be built."""
     started = time.monotonic()
-    dataset, splits = _read(experiment, data)
-    fields = field_by_role(experiment, dataset)
-    L.seed_everything(experiment.seed, workers=True, verbose=False)
-    model = build_model(experiment, dataset.outputs, dataset.task == "regression")
-    if isinstance(model.head, RegressionHead):
-        model.head.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
-    if not resume:
-        for role, transfer in model.fusion.encoders.items():
-            _fit_statistics(
-                transfer.encoder,
-                splits["train"],
-                fields[role],
-                experiment.missing.unreadable and role in model.fusion.stand_ins,
-            )
-    loaders = _loaders(experiment, dataset, splits, model, fields)
+    dataset, splits, model, fields = prepare(experiment, data, statistics=not resume)
+    loaders = make_loaders(experiment, dataset, splits, model, fields)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
     task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen)
@@ -173,10 +174,8 @@ def _run(
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))
             keep_metrics(folder)
-        (folder / CONFIG).write_text(
-            yaml.safe_dump(dict(experiment.resolved), sort_keys=False, allow_unicode=True),
-            encoding="utf-8",
-        )
+        text = yaml.safe_dump(dict(experiment.resolved), sort_keys=False, allow_unicode=True)
+        write_whole(folder / CONFIG, text)
     with quiet():
         _train(trainer, task, loaders, str(folder / RESUME) if resume else None)
         trainer.strategy.barrier()  # the first process has written the best weights
@@ -191,7 +190,36 @@ def _run(
     return result
 
 
-def _read(experiment: Experiment, data: _Read) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
+def prepare(
+    experiment: Experiment, data: ReadData, statistics: bool = True
+) -> tuple[Dataset, dict[str, Sequence[Sample]], FusionModel, dict[str, str]]:
+    """Data set, splits, the model as training starts with it, and the field of each role.
+
+    Args:
+        experiment: What to build; its seed is set.
+        data: Holds the data sets that earlier experiments have read.
+        statistics: Whether encoders are shown the training split; a checkpoint holds what they saw.
+    """
+    dataset, splits = read_data(experiment, data)
+    fields = field_by_role(experiment, dataset)
+    L.seed_everything(experiment.seed, workers=True, verbose=False)
+    model = build_model(experiment, dataset.outputs, dataset.task == "regression")
+    if dataset.task == "regression":
+        model.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
+    if statistics:
+        for role, transfer in model.fusion.encoders.items():
+            _fit_statistics(
+                transfer.encoder,
+                splits["train"],
+                fields[role],
+                experiment.missing.unreadable and role in model.fusion.stand_ins,
+            )
+    return dataset, splits, model, fields
+
+
+def read_data(
+    experiment: Experiment, data: ReadData
+) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
     """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
     key = repr((experiment.data, experiment.missing.mask))
     if key not in data:
@@ -243,13 +271,14 @@ def _is_readable(encoder: Any, value: Any) -> bool:
     return True
 
 
-def _loaders(
+def make_loaders(
     experiment: Experiment,
     dataset: Dataset,
     splits: Mapping[str, Any],
     model: FusionModel,
     fields: Mapping[str, str],
 ) -> dict[str, Loader]:
+    """Batches of each split that has samples."""
     return {
         name: make_loader(
             samples,
@@ -308,14 +337,14 @@ def _write_summary(result: RunResult, best: SaveBest, monitor: str | None) -> No
         "all_parameters": result.total,
         "seconds": round(result.seconds, 1),
     }
-    (result.folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(result.folder / METRICS, json.dumps(summary, indent=2) + "\n")
 
 
 def _print_places(out: Console, result: RunResult) -> None:
     out.print(f"In {result.folder}:", soft_wrap=True)
     for name, what in (
         (checkpoint.FILE_NAME, "the trained weights of the best epoch, and the config"),
-        ("metrics.json", "test metrics"),
+        (METRICS, "test metrics"),
         ("metrics.csv", "metrics by step and epoch; tensorboard/ has the same"),
         (RESUME, "to continue: fusionkit fit ... --ckpt_path last"),
     ):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusionkit.config.schema import OptimizerConfig
 from fusionkit.data.base import Task
 from fusionkit.errors import CheckpointError
-from fusionkit.fusion.model import FusionModel, ModelOutput, RegressionHead
+from fusionkit.fusion.model import FusionModel, ModelOutput
 from fusionkit.training import checkpoint as slim
 from fusionkit.training.metrics import loss_of, make_metrics, predictions_of
 from fusionkit.training.optimizer import make_optimizer, make_schedule
@@ -57,14 +57,18 @@ class FusionTask(L.LightningModule):
         return output
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        head = self.model.head
-        scale = head.target_std if isinstance(head, RegressionHead) else None
-        return loss_of(self.task, logits, target, scale)
+        return loss_of(self.task, logits, target, self.model.target_std)
+
+    def _training_loss(self, output: ModelOutput, target: Tensor) -> Tensor:
+        if output.branches is None:
+            return self._loss(output.logits, target)
+        # Each by its own loss: that of the mean would let one branch leave the work to another.
+        return torch.stack([self._loss(branch, target) for branch in output.branches]).mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         output = self(batch["inputs"])
         size = len(batch["target"])
-        loss = self._loss(output.logits, batch["target"])
+        loss = self._training_loss(output, batch["target"])
         for name, term in output.fused.losses.items():
             self.log(f"train/{name}_loss", term, batch_size=size)  # as weighted in the loss
             loss = loss + term

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fusionkit.encoders.base import (
     ComplementEncoder,
+    ExtraTokens,
     Features,
     Inputs,
     MainEncoder,
@@ -67,7 +68,11 @@ class Adapter(FrozenWeights):
         self.adapters = nn.ModuleList(Bottleneck(width, dim) for width in widths)
 
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
         if not isinstance(self.encoder, MainEncoder):
             features, adapt = run(self.encoder, inputs), self.adapters[0]
@@ -78,7 +83,7 @@ class Adapter(FrozenWeights):
             state = self._behind(layer - 1, state) if layer else state
             return state if edit is None else edit(layer, state)
 
-        return self.encoder.encode(inputs, prompts, adapted)
+        return self.encoder.encode(inputs, prompts, adapted, extra)
 
     def _behind(self, layer: int, state: TokenState) -> TokenState:
         adapter, width = self.adapters[layer], state.tokens.shape[-1]

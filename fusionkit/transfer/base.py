@@ -9,6 +9,7 @@ from torch import nn
 
 from fusionkit.encoders.base import (
     ComplementEncoder,
+    ExtraTokens,
     Features,
     Inputs,
     MainEncoder,
@@ -27,11 +28,13 @@ class Transfer(nn.Module, ABC):
         encoder: The wrapped encoder.
         needs_layers: Whether the mode works on main encoders only.
         takes_prompts: Whether a fusion may prompt the wrapped encoder.
+        plain: Whether the mode changes weights only, so that a fusion may run the layers itself.
     """
 
     api_version: ClassVar[int] = API_VERSION
     needs_layers: ClassVar[bool] = False
     takes_prompts: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
 
     encoder: ComplementEncoder
 
@@ -46,7 +49,11 @@ class Transfer(nn.Module, ABC):
 
     @abstractmethod
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
         """Features of a batch.
 
@@ -54,13 +61,18 @@ class Transfer(nn.Module, ABC):
             inputs: What the encoder's preprocessor collated.
             prompts: Only for a main encoder whose mode takes them.
             edit: Only for a main encoder; see :meth:`MainEncoder.encode`.
+            extra: Only for a main encoder that takes further tokens.
         """
 
     def forward(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
         """Same as :meth:`encode`, so that hooks and wrappers see the call."""
-        return self.encode(inputs, prompts, edit)
+        return self.encode(inputs, prompts, edit, extra)
 
 
 def run(
@@ -68,8 +80,9 @@ def run(
     inputs: Inputs,
     prompts: Prompts | None = None,
     edit: TokenEdit | None = None,
+    extra: ExtraTokens | None = None,
 ) -> Features:
-    """Call an encoder in the form its interface has: complements take neither prompts nor edits."""
+    """Call an encoder in the form its interface has: a complement takes its inputs only."""
     if isinstance(encoder, MainEncoder):
-        return encoder.encode(inputs, prompts, edit)
+        return encoder.encode(inputs, prompts, edit, extra)
     return encoder.encode(inputs)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts, TokenEdit
+from typing import ClassVar
+
+from fusionkit.encoders.base import (
+    ComplementEncoder,
+    ExtraTokens,
+    Features,
+    Inputs,
+    Prompts,
+    TokenEdit,
+)
 from fusionkit.errors import ConfigError
 from fusionkit.transfer.base import run
 from fusionkit.transfer.frozen import FrozenWeights
@@ -20,6 +29,8 @@ class BiasOnly(FrozenWeights):
         ConfigError: The encoder has no bias.
     """
 
+    plain: ClassVar[bool] = True
+
     def __init__(self, encoder: ComplementEncoder) -> None:
         super().__init__(encoder)
         # By the end of the name: attention also has in_proj_bias, q_bias and v_bias.
@@ -35,6 +46,10 @@ class BiasOnly(FrozenWeights):
             weight.requires_grad_(True)
 
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
-        return run(self.encoder, inputs, prompts, edit)
+        return run(self.encoder, inputs, prompts, edit, extra)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import nn
 
 from fusionkit.encoders.base import (
     ComplementEncoder,
+    ExtraTokens,
     Features,
     Inputs,
     MainEncoder,
@@ -33,6 +34,8 @@ class FineTune(Transfer):
         ConfigError: ``last_layers`` is more than the encoder has, or less than 1.
     """
 
+    plain: ClassVar[bool] = True
+
     def __init__(self, encoder: ComplementEncoder, last_layers: int | None = None) -> None:
         super().__init__(encoder)
         self._trained = [encoder] if last_layers is None else _last(encoder, last_layers)
@@ -50,9 +53,13 @@ class FineTune(Transfer):
         return self
 
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
-        return run(self.encoder, inputs, prompts, edit)
+        return run(self.encoder, inputs, prompts, edit, extra)
 
 
 def _last(encoder: ComplementEncoder, count: int) -> list[nn.Module]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
-from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts, TokenEdit
+from fusionkit.encoders.base import (
+    ComplementEncoder,
+    ExtraTokens,
+    Features,
+    Inputs,
+    Prompts,
+    TokenEdit,
+)
 from fusionkit.transfer.base import Transfer, run
 
 
@@ -32,13 +39,21 @@ class Frozen(FrozenWeights):
         encoder: Any encoder.
     """
 
+    plain: ClassVar[bool] = True
+
     def __init__(self, encoder: ComplementEncoder) -> None:
         super().__init__(encoder)
 
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
-        if prompts is None and edit is None:  # nothing to differentiate, so keep no activations
+        if (
+            prompts is None and edit is None and extra is None
+        ):  # nothing to differentiate, so keep no activations
             with torch.no_grad():
                 return run(self.encoder, inputs)
-        return run(self.encoder, inputs, prompts, edit)
+        return run(self.encoder, inputs, prompts, edit, extra)

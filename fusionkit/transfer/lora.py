@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fusionkit.encoders.base import (
     ComplementEncoder,
+    ExtraTokens,
     Features,
     Inputs,
     MainEncoder,
@@ -52,6 +53,8 @@ class Lora(FrozenWeights):
         MissingExtraError: peft is not installed.
     """
 
+    plain: ClassVar[bool] = True
+
     def __init__(
         self,
         encoder: ComplementEncoder,
@@ -86,9 +89,13 @@ class Lora(FrozenWeights):
         return self
 
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
-        return run(self.encoder, inputs, prompts, edit)
+        return run(self.encoder, inputs, prompts, edit, extra)
 
 
 class LowRank(nn.Module):

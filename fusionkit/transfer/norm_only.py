@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
-from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Prompts, TokenEdit
+from fusionkit.encoders.base import (
+    ComplementEncoder,
+    ExtraTokens,
+    Features,
+    Inputs,
+    Prompts,
+    TokenEdit,
+)
 from fusionkit.errors import ConfigError
 from fusionkit.transfer.base import run
 from fusionkit.transfer.frozen import FrozenWeights
@@ -22,6 +31,8 @@ class NormOnly(FrozenWeights):
         ConfigError: The encoder has no norm with parameters.
     """
 
+    plain: ClassVar[bool] = True
+
     def __init__(self, encoder: ComplementEncoder) -> None:
         super().__init__(encoder)
         found = [weight for module in encoder.modules() for weight in affine(module)]
@@ -34,9 +45,13 @@ class NormOnly(FrozenWeights):
             weight.requires_grad_(True)
 
     def encode(
-        self, inputs: Inputs, prompts: Prompts | None = None, edit: TokenEdit | None = None
+        self,
+        inputs: Inputs,
+        prompts: Prompts | None = None,
+        edit: TokenEdit | None = None,
+        extra: ExtraTokens | None = None,
     ) -> Features:
-        return run(self.encoder, inputs, prompts, edit)
+        return run(self.encoder, inputs, prompts, edit, extra)
 
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)

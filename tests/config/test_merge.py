@@ -69,7 +69,9 @@ def test_swap_rule_inside_more_complements_and_baselines(write):
         {"encoder": {"name": "bert"}},
         {"encoder": {"name": "bert", "model": "x"}},
     ]
-    assert merged.baseline("late")["fusion"] == {"name": "main_only"}
+    assert merged.variant("late", merged.values["baselines"]["late"])["fusion"] == {
+        "name": "main_only"
+    }
     assert merged.values["fusion"] == {"name": "conditional_prompt", "experts": 4}
 
 

@@ -151,7 +151,7 @@ def test_unknown_argument_is_suggested_with_file_and_key(config):
         ("main", "fake_complement", "main: 'fake_complement' has no layers to prompt"),
         ("main", "null", "main: give a name, or a mapping with `name`. Known: "),
         ("more_complements", "[3]", "more_complements.0: expected {encoder, transfer, field}"),
-        ("baselines.a.baselines", "{}", "baselines.a.baselines: a baseline cannot have"),
+        ("baselines.a.baselines", "{}", "baselines.a.baselines: one of the baselines"),
         ("baselines.a.fusion.expert", "1", "baselines.a.fusion.expert: fake_fusion has no"),
     ],
 )

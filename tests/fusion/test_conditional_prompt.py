@@ -207,7 +207,9 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 
 def test_a_main_encoder_needs_layers_and_a_mode_that_takes_prompts():
-    with pytest.raises(ConfigError, match="TinyComplement has no layers to prompt"):
+    with pytest.raises(
+        ConfigError, match="works in the layers of an encoder, TinyComplement has none"
+    ):
         ConditionalPrompt(Frozen(TinyComplement()), [Frozen(TinyComplement())])
     with pytest.raises(
         ConfigError, match=r"main_transfer \(Prompt\) has prompts of its own.*needs another mode"

@@ -12,8 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionkit.encoders.attention import run_concatenated, split_heads, widen_mask
-from fusionkit.encoders.base import ComplementEncoder, Features, MainEncoder, TokenState
+from fusionkit.encoders.attention import hide_tokens, run_concatenated, split_heads, widen_mask
+from fusionkit.encoders.base import (
+    ComplementEncoder,
+    ExtraTokens,
+    Features,
+    MainEncoder,
+    TokenState,
+)
+from fusionkit.encoders.stack import BlockStack
 from fusionkit.errors import EncoderError
 from fusionkit.testing import CHECKS, Case, assert_contract, format_results, run_contract
 
@@ -93,6 +100,14 @@ class Right(MainEncoder):
         return DIM
 
     @property
+    def takes_tokens(self):
+        return True
+
+    @property
+    def takes_queries(self):
+        return True
+
+    @property
     def layers(self):
         return list(self.backbone.blocks)
 
@@ -104,15 +119,35 @@ class Right(MainEncoder):
         x, keep = self.backbone.start(inputs["ids"], inputs["keep"])
         return TokenState(x, keep)
 
+    def embed_with(self, inputs, extra):
+        """Behind the class token, numbered like letters; the cache is the mask."""
+        n, ids = extra.rows.shape[1], inputs["ids"]
+        x = torch.cat([extra.rows, self.backbone.letters(ids)], dim=1)
+        x = x + self.backbone.positions.weight[: x.shape[1]]
+        x = torch.cat([self.backbone.cls.expand(len(x), -1, -1), x], dim=1)
+        keep = F.pad(inputs["keep"], (1 + n, 0), value=True)
+        mask = keep[:, None, None]
+        mask = hide_tokens(mask, extra.visible, 1, x.shape[1], False, extra.blind)
+        return TokenState(x, keep, mask), 1
+
     def run_layer(self, layer, state, prompts):
         block, x = self.backbone.blocks[layer], state.tokens
+        mask = state.keep[:, None, None] if state.cache is None else state.cache
         if prompts is None or prompts.shape[1] == 0:
-            return state.with_tokens(block(x, state.keep[:, None, None]))
+            return state.with_tokens(block(x, mask))
         normed = block.norm1(x)
         keys = torch.cat([block.norm1(prompts.to(x)), normed], dim=1)
-        mask = widen_mask(state.keep[:, None, None], prompts.shape[1])
-        x = x + block.attend(normed, keys, mask)
+        x = x + block.attend(normed, keys, widen_mask(mask, prompts.shape[1]))
         return state.with_tokens(x + block.mlp(block.norm2(x)))
+
+    def query(self, layer, state, rows, prompts=None):
+        block = self.backbone.blocks[layer]
+        seen = [state.tokens, rows] if prompts is None else [state.tokens, prompts, rows]
+        keys = torch.cat(seen, dim=1)
+        further = keys.shape[1] - state.tokens.shape[1]
+        mask = F.pad(state.keep, (0, further), value=True)[:, None, None]
+        x = rows + block.attend(block.norm1(rows), block.norm1(keys), mask)
+        return x + block.mlp(block.norm2(x))
 
     def readout(self, state):
         tokens = self.backbone.norm(state.tokens)
@@ -392,7 +427,7 @@ class GivesPromptsPositions(Right):
 
 
 class TakesAnyPrompts(Right):
-    def encode(self, inputs, prompts=None, edit=None):
+    def encode(self, inputs, prompts=None, edit=None, extra=None):
         state = self.embed(inputs)
         for layer in range(2):
             rows = None if prompts is None else prompts(layer, state)
@@ -401,7 +436,7 @@ class TakesAnyPrompts(Right):
 
 
 class RefusesWithoutAReason(Right):
-    def encode(self, inputs, prompts=None, edit=None):
+    def encode(self, inputs, prompts=None, edit=None, extra=None):
         state = self.embed(inputs)
         for layer in range(2):
             rows = None if prompts is None else prompts(layer, state)
@@ -461,6 +496,184 @@ class ListsModulesWithoutWeights(Right):
         return [nn.Identity(), nn.Identity()]
 
 
+class SaysThatItTakesTokens(BlockStack):
+    """BlockStack appends them to the tokens, but these blocks mask by a cache of their own."""
+
+    modality = "text"
+    out_dim, preprocessor, readout = Right.out_dim, Right.preprocessor, Right.readout
+    takes_queries = False
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Upstream()
+
+    @property
+    def layers(self):
+        return list(self.backbone.blocks)
+
+    def embed(self, inputs):
+        x, keep = self.backbone.start(inputs["ids"], inputs["keep"])
+        return TokenState(x, keep, keep[:, None, None])
+
+    def run_layer(self, layer, state, prompts):
+        mask = widen_mask(state.cache, 0 if prompts is None else prompts.shape[1])
+        block = self.backbone.blocks[layer]
+        return state.with_tokens(
+            run_concatenated(lambda x: block(x, mask), state.tokens, prompts, 1)
+        )
+
+
+class SaysThatTheyAreInFront(Right):
+    def embed_with(self, inputs, extra):
+        return super().embed_with(inputs, extra)[0], 0
+
+
+class CallsThemPadding(Right):
+    def embed_with(self, inputs, extra):
+        state, place = super().embed_with(inputs, extra)
+        keep = state.keep.clone()
+        keep[:, place : place + extra.rows.shape[1]] = False
+        return TokenState(state.tokens, keep, state.cache), place
+
+
+class KeepsItsPositionsForLetters(Right):
+    def embed_with(self, inputs, extra):
+        state, place = super().embed_with(inputs, extra)
+        return state.with_tokens(state.tokens * 1.01), place
+
+
+class AddsOneMore(Right):
+    def embed_with(self, inputs, extra):
+        rows = torch.cat([extra.rows, extra.rows[:, :1]], dim=1)
+        return super().embed_with(inputs, ExtraTokens(rows if rows.shape[1] < 5 else extra.rows))
+
+
+class ForgetsToMoveTheMask(Right):
+    def embed_with(self, inputs, extra):
+        state, place = super().embed_with(inputs, extra)
+        keep = F.pad(inputs["keep"], (1, extra.rows.shape[1]), value=True)
+        return TokenState(state.tokens, keep), place
+
+
+class TakesTheTokensOfAMate(Right):
+    def embed_with(self, inputs, extra):
+        return super().embed_with(inputs, ExtraTokens(extra.rows.roll(1, 0)))
+
+
+class DetachesThem(Right):
+    def embed_with(self, inputs, extra):
+        return super().embed_with(inputs, ExtraTokens(extra.rows.detach()))
+
+
+class WritesIntoThem(Right):
+    def embed_with(self, inputs, extra):
+        found = super().embed_with(inputs, extra)
+        with torch.no_grad():
+            extra.rows.mul_(2)
+        return found
+
+
+class EditsThemToo(Right):
+    """What an edit puts before layer 0 takes the place of further tokens."""
+
+    def encode(self, inputs, prompts=None, edit=None, extra=None):
+        if extra is None or edit is None:
+            return super().encode(inputs, prompts, edit, extra)
+        state, place = self.embed_with(inputs, extra)
+        for layer in range(2):
+            state = self.run_layer(layer, edit(layer, state), None)
+        kept = [*range(place), *range(place + extra.rows.shape[1], state.tokens.shape[1])]
+        return self.readout(TokenState(state.tokens[:, kept], state.keep[:, kept]))
+
+
+class TakesAnyTokens(Right):
+    def _join(self, inputs, extra):
+        return self.embed_with(inputs, extra)
+
+
+class HidesNothing(Right):
+    def embed_with(self, inputs, extra):
+        return super().embed_with(inputs, ExtraTokens(extra.rows))
+
+
+class SeesTheFieldNevertheless(Right):
+    def embed_with(self, inputs, extra):
+        return super().embed_with(inputs, ExtraTokens(extra.rows, extra.visible))
+
+
+class HidesTheOtherWayRound(Right):
+    def embed_with(self, inputs, extra):
+        visible = None if extra.visible is None else extra.visible.T
+        return super().embed_with(inputs, ExtraTokens(extra.rows, visible, extra.blind))
+
+
+class HidesThemFromTheField(Right):
+    def embed_with(self, inputs, extra):
+        state, place = super().embed_with(inputs, extra)
+        if extra.blind is not None:
+            mask = state.cache.clone()
+            mask[..., -1, place] = False
+            state = TokenState(state.tokens, state.keep, mask)
+        return state, place
+
+
+class HidesInTheFirstLayerOnly(Right):
+    def run_layer(self, layer, state, prompts):
+        cache = state.cache if layer == 0 else None
+        out = super().run_layer(layer, TokenState(state.tokens, state.keep, cache), prompts)
+        return TokenState(out.tokens, state.keep, state.cache)
+
+
+class SaysThatItTakesQueries(Right):
+    """Prompts are never masked, padding among them would be seen."""
+
+    def query(self, layer, state, rows, prompts=None):
+        seen = state.tokens if prompts is None else torch.cat([state.tokens, prompts], dim=1)
+        keep = torch.ones(rows.shape[:2], dtype=torch.bool)
+        return self.run_layer(layer, TokenState(rows, keep), seen).tokens
+
+
+class ForgetsTheNormOfQueries(Right):
+    def query(self, layer, state, rows, prompts=None):
+        return super().query(layer, state, rows, None if prompts is None else 1.5 * prompts)
+
+
+class ReadsItsPromptsOnly(Right):
+    def query(self, layer, state, rows, prompts=None):
+        return super().query(layer, state.with_tokens(state.tokens.detach()), rows, prompts)
+
+
+class IgnoresThePromptsOfQueries(Right):
+    def query(self, layer, state, rows, prompts=None):
+        return super().query(layer, state, rows)
+
+
+class ReturnsTheTokensAsWell(Right):
+    def query(self, layer, state, rows, prompts=None):
+        return torch.cat([state.tokens, super().query(layer, state, rows, prompts)], dim=1)
+
+
+class AnswersAMate(Right):
+    def query(self, layer, state, rows, prompts=None):
+        order = torch.arange(len(rows)).roll(1)
+        state = TokenState(state.tokens[order], state.keep[order])
+        return super().query(layer, state, rows, prompts)
+
+
+class WritesIntoItsQueries(Right):
+    def query(self, layer, state, rows, prompts=None):
+        out = super().query(layer, state, rows, prompts)
+        with torch.no_grad():
+            rows.mul_(2)
+        return out
+
+
+class CountsPromptsOfQueries(Right):
+    def query(self, layer, state, rows, prompts=None):
+        out = super().query(layer, state, rows, prompts)
+        return out if prompts is None or prompts.shape[1] else out * 1.01
+
+
 # encoder, the check that it fails, what the message says, whether that is the only failure
 WRONG = [
     (ForgetsTheFinalNorm, 1, "upstream's own: off by", True),
@@ -517,6 +730,30 @@ WRONG = [
     (ListsOneLayerForTwo, 21, "layers has 1 modules, layer_widths 2 widths", True),
     (ListsCopiesOfItsLayers, 21, r"layers\[0\] has no weights, or some outside", True),
     (ListsModulesWithoutWeights, 21, r"layers\[0\] has no weights", True),
+    (SaysThatItTakesTokens, 22, "RuntimeError: ", True),
+    (SaysThatTheyAreInFront, 22, "says that 3 further tokens stand from 0 on, but", True),
+    (CallsThemPadding, 22, "or state.keep calls them padding", True),
+    (KeepsItsPositionsForLetters, 22, "no further tokens against none, pooled: off", True),
+    (AddsOneMore, 22, r"are of .*\(3, 22, 8\).*, without of .*\(3, 21, 8\)", True),
+    (ForgetsToMoveTheMask, 22, "Further tokens change features.keep", True),
+    (TakesTheTokensOfAMate, 22, "sample 0 with further tokens, in its batch against", True),
+    (DetachesThem, 22, "gets no finite gradient. Let", True),
+    (WritesIntoThem, 22, "embed_with changed extra.rows", True),
+    (EditsThemToo, 22, "gradient once an edit replaces the tokens of the field", True),
+    (TakesAnyTokens, 22, r"Further tokens of \(3, 3, 9\) raise", True),
+    (HidesNothing, 22, "Layer 0: whether the further token at 1 sees the token at 0 is", True),
+    (SeesTheFieldNevertheless, 22, "further token at 1 sees the token at 0 is", True),
+    (HidesTheOtherWayRound, 22, "further token at 1 sees the token at 2 is", True),
+    (HidesThemFromTheField, 22, "layer 0, tokens of the field: off by", True),
+    (HidesInTheFirstLayerOnly, 22, "Layer 1: whether the further token at 1", True),
+    (SaysThatItTakesQueries, 23, r"query\(0, ...\) sees padding among the tokens", True),
+    (ForgetsTheNormOfQueries, 23, "layer 0, rows against concatenation: off by", True),
+    (ReadsItsPromptsOnly, 23, "ignores a real one among the tokens", True),
+    (IgnoresThePromptsOfQueries, 23, "ignores a real one among the prompts", True),
+    (ReturnsTheTokensAsWell, 23, r"returns \(3, 24, 8\) for rows of \(3, 3, 8\)", True),
+    (AnswersAMate, 23, "sees padding|alone against in its batch", True),
+    (WritesIntoItsQueries, 23, r"query\(0, ...\) changed what it was given", True),
+    (CountsPromptsOfQueries, 23, "rows with zero prompts against none: off by", True),
 ]
 
 
@@ -527,6 +764,7 @@ def test_right_encoder_passes_every_check():
     )
 
 
+@pytest.mark.usefixtures("without_compiling")
 @pytest.mark.parametrize(
     ("encoder", "number", "message", "only"),
     WRONG,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from fusionkit import registry
-from fusionkit.encoders.base import ComplementEncoder, MainEncoder
+from fusionkit.encoders.base import ComplementEncoder, ExtraTokens, MainEncoder
 from fusionkit.fusion.conditional_prompt import ConditionalPrompt
 from fusionkit.fusion.main_only import MainOnly
 from fusionkit.fusion.model import FusionModel
@@ -38,6 +38,8 @@ for _file in sorted(ENCODERS.glob("cases_*.py")):
 MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "frozen": ("frozen", {}),
     "prompt": ("prompt", {"length": 2, "dropout": 0.0}),
+    "shallow": ("prompt", {"length": 2, "dropout": 0.0, "shallow": True}),
+    "prefix": ("prefix", {"length": 2, "dropout": 0.0, "hidden_dim": 4}),
     "fine_tune": ("fine_tune", {}),
     "last_layer": ("fine_tune", {"last_layers": 1}),
     "lora": ("lora", {"rank": 2, "alpha": 3.0}),
@@ -46,12 +48,17 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "norm_only": ("norm_only", {}),
 }
 
+OWN_PROMPTS = ("prompt", "shallow", "prefix")
+NEED_LAYERS = (*OWN_PROMPTS, "last_layer")
+
 # What an encoder has nothing for, and so refuses.
 LACKS = {
     "bow": {"bias_only", "norm_only"},
     "hashed_ngrams": {"bias_only", "norm_only"},
     "vector": {"lora", "bias_only", "norm_only"},
 }
+# Their input takes no further tokens.
+NO_TOKENS = {"hubert", "timm_swin", "torchaudio_bundle", "wav2vec2", "wavlm"}
 
 
 def of_plugins(group: str) -> set[str]:
@@ -76,8 +83,9 @@ USUAL = {
 
 
 def refuses(mode: str, name: str) -> bool:
-    needs_layers = mode in ("prompt", "last_layer")
-    return mode in LACKS.get(name, ()) or (needs_layers and name not in MAIN)
+    if mode in NEED_LAYERS and name not in MAIN:
+        return True
+    return mode in LACKS.get(name, ()) or (mode == "shallow" and name in NO_TOKENS)
 
 
 def make_tokenizer(folder: str) -> str:
@@ -229,6 +237,10 @@ def expected_names(mode: str, plain: Any) -> set[str]:
     count = len(plain.layers) if isinstance(plain, MainEncoder) else 1
     if mode == "prompt":
         return {f"prompts.rows.{i}" for i in range(count)}
+    if mode == "shallow":
+        return {"prompts.rows.0"}
+    if mode == "prefix":
+        return {"rows.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias"}
     if mode == "adapter":
         parts = ("down.weight", "down.bias", "up.weight", "up.bias")
         return {f"adapters.{i}.{part}" for i in range(count) for part in parts}
@@ -278,11 +290,18 @@ def bottleneck(transfer: Any, number: int, x: Tensor) -> Tensor:
     return x + hidden @ part.up.weight.T + part.up.bias
 
 
-def prompt_rows(pair: Pair) -> list[Tensor]:
-    """Prompts of each layer: random ones, or those the mode has itself."""
+def prompt_rows(pair: Pair) -> list[Tensor] | None:
+    """Prompts of each layer: random ones, or those the mode has itself; none if shallow."""
     size = len(next(iter(pair.inputs.values())))
+    if pair.mode == "shallow":
+        return None
     if pair.mode == "prompt":
         return [row.expand(size, -1, -1) for row in pair.transfer.prompts.rows]
+    if pair.mode == "prefix":
+        first, _, second = pair.transfer.mlp
+        hidden = (pair.transfer.rows.weight @ first.weight.T + first.bias).tanh()
+        rows = hidden @ second.weight.T + second.bias
+        return [row.expand(size, -1, -1) for row in rows.split(pair.plain.layer_widths, dim=1)]
     generator = torch.Generator().manual_seed(5)
     return [
         torch.randn(size, 3, width, generator=generator, dtype=torch.float64)
@@ -316,7 +335,11 @@ def reference(pair: Pair, prompts: list[Tensor] | None) -> Tensor:
         pooled = plain.encode(inputs).pooled
         return bottleneck(transfer, 0, pooled) if pair.mode == "adapter" else pooled
     run = pair.case.reference_layer
-    state = plain.embed(inputs)
+    own = None
+    if pair.mode == "shallow":
+        (row,) = transfer.prompts.rows
+        own = ExtraTokens(row.expand(len(next(iter(inputs.values()))), -1, -1))
+    state, place = (plain.embed(inputs), 0) if own is None else plain.embed_with(inputs, own)
     for layer in range(len(plain.layers)):
         rows = None if prompts is None else prompts[layer]
         if rows is None or run is None:
@@ -325,4 +348,8 @@ def reference(pair: Pair, prompts: list[Tensor] | None) -> Tensor:
             state = run(plain, layer, state, rows)
         if pair.mode == "adapter":
             state = state.with_tokens(bottleneck(transfer, layer, state.tokens))
+    if own is not None:
+        left = [i for i in range(state.tokens.shape[1]) if not 0 <= i - place < len(row)]
+        keep = None if state.keep is None else state.keep[:, left]
+        state = replace(state, tokens=state.tokens[:, left], keep=keep)
     return plain.readout(state).pooled

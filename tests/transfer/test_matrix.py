@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from matrix import (
     CASES,
     MODES,
+    NEED_LAYERS,
+    OWN_PROMPTS,
     USUAL,
     Pair,
     encode,
@@ -84,9 +87,21 @@ def test_the_matrix_covers_all_modes_and_encoders() -> None:
         if entry.distribution == "fusionkit"
     }
     assert len(USUAL) >= 9
-    assert len(WORKING) >= 55
+    assert len(WORKING) >= 150
     assert len({name for _, name in REFUSED}) >= 4
     assert len(OTHER_NETS) >= 15
+
+
+def test_the_refusal_of_shallow_names_all_that_take_it(tokenizer: str) -> None:
+    built_in = {
+        name
+        for name, entry in registry.entries("main_encoder").items()
+        if entry.distribution == "fusionkit"
+    }
+    taking = {name for mode, name in WORKING if mode == "shallow"} & built_in
+    with pytest.raises(ConfigError, match="takes none") as refused:
+        make_transfer("shallow", make_plain(CASES["timm_swin"][USUAL["timm_swin"]](tokenizer)))
+    assert built_in & set(re.findall(r"\w+", str(refused.value))) == taking
 
 
 def check_names(pair: Pair) -> None:
@@ -114,7 +129,7 @@ def check_moved(pair: Pair) -> None:
 
 def check_against_reference(pair: Pair) -> None:
     bound = max(pair.case.tolerance, 1e-10)
-    own = pair.mode == "prompt"  # its prompts are always there
+    own = pair.mode in OWN_PROMPTS  # they are always there
     for rows in [prompt_rows(pair), *([] if own else [None])] if pair.role == "main" else [None]:
         with torch.no_grad():
             found, expected = encode(pair, rows), reference(pair, rows)
@@ -191,7 +206,8 @@ def test_an_encoder_without_what_a_mode_needs_is_refused(
     remedy = "leave last_layers out" if mode == "last_layer" else "Use "
     with pytest.raises(ConfigError, match=rf"(?s){type(plain).__name__}.* {remedy}"):
         make_transfer(mode, plain)
-    if mode not in ("prompt", "last_layer"):
+    if mode not in NEED_LAYERS:
         assert not expected_names(mode, plain)
-    else:
-        assert not isinstance(plain, MainEncoder)
+    elif isinstance(plain, MainEncoder):
+        assert mode == "shallow"
+        assert not plain.takes_tokens
