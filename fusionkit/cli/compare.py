@@ -24,7 +24,7 @@ examples:
 `fusionkit list systems` describes them. In a config, `systems:` is a list of their names, or a
 mapping of labels to configs that are merged over this one:
   systems:
-    conditional_prompt:
+    conditional_prompt: {}
     four experts: {system: conditional_prompt, fusion: {experts: 4}}"""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import ExtraTokens, Inputs
+from fusionkit.encoders.base import ExtraTokens, Inputs, MainEncoder
 from fusionkit.errors import ConfigError
 from fusionkit.fusion.base import Fusion, FusionOutput
 from fusionkit.fusion.requirements import complements_of, extendable, layered
@@ -43,8 +43,8 @@ class PromptFuse(Fusion):
         blind: Whether prompts are blind to the data (BlindPrompt).
 
     Raises:
-        ConfigError: The main encoder is none for text or takes no further tokens, there is no
-            complement, or ``prompt_length`` is below 1.
+        ConfigError: The main encoder is none for text, takes no further tokens or cannot hide
+            them, there is no complement, or ``prompt_length`` is below 1.
     """
 
     def __init__(
@@ -63,11 +63,16 @@ class PromptFuse(Fusion):
                 f"text encoder as `main`, or use the fusion cocoop, whose main encoder may read "
                 f"images."
             )
-        width = extendable(main, "promptfuse", (1 + prompt_length) * len(complements)).layer_widths[
-            0
-        ]
         if prompt_length < 1:
             raise ConfigError(f"prompt_length is at least 1, given {prompt_length}.")
+        extendable(main, "promptfuse", (1 + prompt_length) * len(complements))
+        if blind and type(encoder).embed_with is MainEncoder.embed_with:
+            raise ConfigError(
+                f"blind hides the prompts from text and feature, but {type(encoder).__name__} has "
+                f"no way to hide tokens from each other; leave blind out, or give an encoder that "
+                f"has, such as bert or gpt2."
+            )
+        width = encoder.layer_widths[0]
         self.project = nn.ModuleList(
             nn.Identity() if made.out_dim == width else nn.Linear(made.out_dim, width)
             for made in complements

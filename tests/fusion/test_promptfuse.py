@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from input_tokens import (
+    BERT,
     MAINS,
     WIDTH,
     alone,
@@ -21,7 +22,7 @@ from input_tokens import (
     vectors,
     vit,
 )
-from tiny import TinyComplement
+from tiny import TinyComplement, TinyMain
 
 from fusionkit.encoders.bert import Bert
 from fusionkit.encoders.timm_swin import TimmSwin
@@ -221,3 +222,32 @@ def test_texts_that_leave_no_positions_are_an_error_that_says_what_to_set():
     message = r"7 tokens and 21 further ones, but the model has 24 positions; .* max_length to 3"
     with pytest.raises(EncoderError, match=message):
         fusion({"main": texts(), "complement": vectors()})
+
+
+class TextStack(TinyMain):
+    """A text encoder that masks nothing."""
+
+    modality = "text"
+
+
+def test_blind_prompts_need_an_encoder_that_hides_tokens():
+    complement = Frozen(TinyComplement())
+    PromptFuse(Frozen(TextStack()), [complement])
+    with pytest.raises(ConfigError, match="TextStack has no way to hide tokens.*leave blind out"):
+        PromptFuse(Frozen(TextStack()), [complement], blind=True)
+
+
+def test_texts_are_cut_to_leave_room_for_the_prompts(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    tokenizer = str(tmp_path)
+    encoder = Bert(config=dict(BERT), weights="random", tokenizer=tokenizer)
+    words = "cat " * 50
+    assert len(encoder.preprocessor(train=False)(words)["input_ids"]) == 24
+    PromptFuse(Frozen(encoder), [Frozen(TinyComplement())], prompt_length=9)
+    assert len(encoder.preprocessor(train=False)(words)["input_ids"]) == 14
+    crowded = Bert(config=dict(BERT), weights="random", tokenizer=tokenizer)
+    PromptFuse(Frozen(crowded), [Frozen(TinyComplement())], prompt_length=22)
+    with pytest.raises(ConfigError, match="23 further tokens leave 1 of the model's 24 positions"):
+        crowded.preprocessor(train=False)
