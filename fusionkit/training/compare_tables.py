@@ -13,6 +13,7 @@ from fusionkit.training.comparison import Comparison, SystemRow
 from fusionkit.training.measure import Cost
 from fusionkit.training.report import metric_title, plain_table, spread_text
 
+_NARROW = (0, 1, 0, 0)  # so that seven columns fit into 80 characters
 _SAID = {"test": "Results on the test split", "val": "Results on the validation split"}
 
 
@@ -33,6 +34,7 @@ class _Unit:
 def cost_table(comparison: Comparison) -> Table:
     """Parameters and what was measured, a row for each system."""
     table = plain_table("Cost of training: FLOPs per sample, peak memory and time of a step")
+    table.padding = _NARROW
     table.add_column("system", overflow="fold")
     titles, rows = _costs(comparison)
     for title in titles:
@@ -48,6 +50,7 @@ def results_table(comparison: Comparison) -> Table:
     said, several = _SAID.get(split, "Results"), len(comparison.seeds) > 1
     over = f", mean ± sd over {len(comparison.seeds)} seeds" if several else ""
     table = plain_table(f"{said}{over}")
+    table.padding = _NARROW
     table.add_column("system", overflow="fold")
     for title in _result_titles(comparison):
         table.add_column(title, justify="right", no_wrap=True)

@@ -167,7 +167,7 @@ def _fabric(experiment: Experiment) -> L.Fabric:
                 devices=config.devices[:1] if isinstance(config.devices, list) else 1,
                 precision=precision_of(config.precision, config.accelerator),  # type: ignore[arg-type]
             )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
 
 
