@@ -12,8 +12,8 @@ from fusionkit.config.systems import SYSTEMS
 from fusionkit.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
+    from fusionkit.compare.results import Comparison
     from fusionkit.config.schema import Experiment
-    from fusionkit.training.comparison import Comparison
 
 _EXAMPLES = """\
 examples:
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError("--jobs is about training; add --fit. Measuring is done one by one.")
     experiment, systems = load_systems(options.config, overrides, options.only)
 
-    from fusionkit.training.compare import fit_systems, measure_systems
+    from fusionkit.compare.run import fit_systems, measure_systems
 
     comparison = measure_systems(experiment, systems, options.steps)
     if not options.json:
@@ -104,22 +104,30 @@ def load_systems(
     from fusionkit.config.validate import load_config
 
     stated = read_config(files, overrides).values.get("systems") or list(SYSTEMS)
-    named = isinstance(stated, list) and all(name in SYSTEMS for name in stated)
-    labels = [str(label) for label in stated] if named else []
-    experiment = load_config(files, [*overrides, ("systems", "[]")] if named else overrides)
-    labels = labels or list(experiment.systems)
-    chosen = _chosen(labels, only)
-    if not named:
+    if not (isinstance(stated, list) and all(name in SYSTEMS for name in stated)):
+        experiment = load_config(files, overrides)
+        chosen = _chosen(list(experiment.systems), only)
         return experiment, {label: experiment.systems[label] for label in chosen}
+    names = _chosen(stated, only)
+    try:
+        experiment = _with_systems(files, overrides, names)
+    except ConfigError:
+        experiment = _with_systems(files, overrides, [])  # raises what no system is to blame for
+    else:
+        return experiment, dict(experiment.systems)
     systems: dict[str, Experiment | ConfigError] = {}
-    for label in chosen:
+    for name in names:
         try:
-            alone = load_config(files, [*overrides, ("systems", f"[{label}]")])
+            systems |= _with_systems(files, overrides, [name]).systems
         except ConfigError as error:
-            systems[label] = error
-        else:
-            systems[label] = alone.systems[label]
+            systems[name] = error
     return experiment, systems
+
+
+def _with_systems(files: Sequence[str], overrides: Overrides, names: Sequence[str]) -> Experiment:
+    from fusionkit.config.validate import load_config
+
+    return load_config(files, [*overrides, ("systems", f"[{', '.join(names)}]")])
 
 
 def _chosen(labels: Sequence[str], only: Sequence[str] | None) -> list[str]:
@@ -133,7 +141,7 @@ def _chosen(labels: Sequence[str], only: Sequence[str] | None) -> list[str]:
 
 
 def _print_costs(comparison: Comparison) -> None:
-    from fusionkit.training.compare_tables import cost_notes, cost_table, setting
+    from fusionkit.compare.tables import cost_notes, cost_table, setting
     from fusionkit.training.report import console
 
     out = console()
@@ -145,7 +153,7 @@ def _print_costs(comparison: Comparison) -> None:
 
 
 def _print_results(comparison: Comparison) -> None:
-    from fusionkit.training.compare_tables import results_table, run_notes
+    from fusionkit.compare.tables import results_table, run_notes
     from fusionkit.training.report import console
 
     out = console()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import math
 import multiprocessing
@@ -18,12 +19,10 @@ import yaml
 
 from fusionkit.cli import main
 from fusionkit.cli.compare import load_systems
-from fusionkit.config.systems import SYSTEMS
-from fusionkit.config.validate import load_config
-from fusionkit.errors import ConfigError
-from fusionkit.training import apart, compare
-from fusionkit.training.apart import Failure, Training
-from fusionkit.training.compare_tables import (
+from fusionkit.compare.apart import Failure, Training
+from fusionkit.compare.measure import Cost
+from fusionkit.compare.results import Comparison, SeedRun, SystemRow
+from fusionkit.compare.tables import (
     cost_notes,
     cost_table,
     duration,
@@ -32,9 +31,11 @@ from fusionkit.training.compare_tables import (
     run_notes,
     setting,
 )
-from fusionkit.training.comparison import Comparison, SeedRun, SystemRow
+from fusionkit.config.systems import SYSTEMS
+from fusionkit.config.validate import load_config
+from fusionkit.errors import ConfigError
+from fusionkit.training import apart, compare
 from fusionkit.training.folders import CONFIG, METRICS, RESUME
-from fusionkit.training.measure import Cost
 
 SHORT = {
     "trainer": {
@@ -272,7 +273,7 @@ def test_spreads_are_means_and_sample_deviations():
     assert "63.3 ± 15.3" in text
     assert "6.333 ± 1.5" in text
     assert "3 of 4" in text
-    assert "over 4 seeds" in text
+    assert "over 4 seeds" in " ".join(text.split())
     assert list(run_notes(found)) == ["a, seed 3: broke (in x)"]
 
 
@@ -442,7 +443,11 @@ def test_time_left_follows_the_cost_of_what_is_left(monkeypatch, tmp_path):
     assert clock.left() == ""
     now = 110.0
     clock.tick(jobs[0])
-    assert clock.left() == "about 30 s left"
+    assert clock.left() == "30 s left, "
+    now = 125.0
+    assert clock.left() == "15 s left, "
+    now = 999.0
+    assert clock.left() == "0 s left, "
 
 
 def test_reasons_of_a_process_that_died(tmp_path):
@@ -459,8 +464,8 @@ def test_reasons_of_a_process_that_died(tmp_path):
 
 
 def test_a_training_that_is_stopped_ends(tmp_path, monkeypatch):
-    code = "import sys, fusionkit.training.apart as a, threading, time\n"
-    code += "threading.Thread(target=a._end_with_parent, daemon=True).start()\n"
+    code = f"import os, threading, time\n{inspect.getsource(apart._end_with_parent)}\n"
+    code += "threading.Thread(target=_end_with_parent, daemon=True).start()\n"
     code += "print('up', flush=True); time.sleep(600)\n"
     popen = subprocess.Popen
     monkeypatch.setattr(
@@ -481,8 +486,10 @@ def test_without_systems_all_are_compared(root):
     quickstart = str(root / "configs" / "quickstart.yaml")
     experiment, systems = load_systems([quickstart], [])
     assert list(systems) == list(SYSTEMS)
-    assert experiment.systems == {}
-    assert all(system.fusion.name for system in systems.values())
+    assert experiment.fusion.init["experts"] == 16
+    for name, system in systems.items():
+        fusion = SYSTEMS[name].overlay["fusion"]
+        assert system.fusion.name == (fusion if isinstance(fusion, str) else fusion["name"])
 
 
 def test_a_named_system_that_is_not_valid_with_these_encoders_refuses_them(root):

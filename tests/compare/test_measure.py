@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from fusionkit.compare.measure import WARM_UP, Bench, machine
+from fusionkit.compare.memory import PeakMemory
 from fusionkit.config.validate import experiment_from_mapping
 from fusionkit.errors import ConfigError, DataError
 from fusionkit.training.assemble import dry_build
-from fusionkit.training.measure import WARM_UP, Bench, machine
-from fusionkit.training.memory import PeakMemory
 from fusionkit.training.run import make_loaders, prepare
 
 MIB = 2**20

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from fusionkit.training.comparison import Comparison, SystemRow
-from fusionkit.training.measure import Cost
+from fusionkit.compare.measure import Cost
+from fusionkit.compare.results import Comparison, SystemRow
 from fusionkit.training.report import metric_title, plain_table, spread_text
 
 _NARROW = (0, 1, 0, 0)  # so that seven columns fit into 80 characters

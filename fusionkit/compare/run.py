@@ -16,12 +16,12 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from fusionkit.compare.apart import LOG, Failure, Training, measure, preload
+from fusionkit.compare.results import Comparison, SeedRun, SystemRow
+from fusionkit.compare.tables import duration, markdown
 from fusionkit.config.schema import Experiment
 from fusionkit.errors import ConfigError, FusionkitError
-from fusionkit.training.apart import LOG, Failure, Training, measure, preload
 from fusionkit.training.assemble import dry_build
-from fusionkit.training.compare_tables import duration, markdown
-from fusionkit.training.comparison import Comparison, SeedRun, SystemRow
 from fusionkit.training.folders import (
     CONFIG,
     METRICS,
@@ -73,7 +73,7 @@ def measure_systems(
     preload(system for _, system in todo)
     with _progress(experiment, len(todo)) as (progress, bar):
         for row, system in todo:
-            progress.update(bar, description=f"Measuring {row.label}")
+            progress.update(bar, description=f"measuring {row.label}")
             row.cost, row.failure = measure(system, steps)
             comparison.save(markdown(comparison))
             progress.advance(bar)
@@ -188,7 +188,7 @@ def _run_all(
                     job = waiting.popleft()
                     running[_start(job, threads)] = job
                 names = ", ".join(f"{job.row.label} seed {job.seed}" for job in running.values())
-                progress.update(bar, description=f"Training {names}", left=clock.left())
+                progress.update(bar, description=f"training {names}", left=clock.left())
                 time.sleep(_POLL)
                 for training in [training for training in running if training.ended]:
                     job = running.pop(training)
@@ -233,7 +233,7 @@ class _Clock:
     def __init__(self, jobs: Sequence[_Job]) -> None:
         self._started = time.monotonic()
         self._total = sum(map(self._weight, jobs))
-        self._done = 0.0
+        self._done = self._end = 0.0
 
     @staticmethod
     def _weight(job: _Job) -> float:
@@ -243,26 +243,25 @@ class _Clock:
     def tick(self, job: _Job) -> None:
         """One is over."""
         self._done += self._weight(job)
+        now = time.monotonic()
+        self._end = now + (now - self._started) * (self._total - self._done) / self._done
 
     def left(self) -> str:
-        """``about 12 min left``; nothing before the first is over."""
-        if not self._done:
-            return ""
-        passed = time.monotonic() - self._started
-        return f"about {duration(passed * (self._total - self._done) / self._done)} left"
+        """``12 min left, ``; nothing before the first is over."""
+        return f"{duration(max(self._end - time.monotonic(), 0))} left, " if self._done else ""
 
 
 @contextmanager
 def _progress(experiment: Experiment, total: int) -> Iterator[tuple[Progress, TaskID]]:
     """A bar on standard error, so that it gets into no file that holds the table."""
+    console = Console(stderr=True, highlight=False)
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=Console(stderr=True, highlight=False),
+        TextColumn("{task.fields[left]}{task.description}", markup=False),  # cut where it is long
+        console=console,
         transient=True,
-        disable=not (experiment.trainer.progress_bar and total),
+        disable=not (console.is_terminal and experiment.trainer.progress_bar and total),
     )
     with progress:
         yield progress, progress.add_task("", total=total, left="")

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusionkit.training.apart import Failure
+from fusionkit.compare.apart import Failure
+from fusionkit.compare.measure import Cost
 from fusionkit.training.folders import write_whole
-from fusionkit.training.measure import Cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import yaml
 
+from fusionkit.compare.measure import Bench, Cost
 from fusionkit.config.schema import Experiment
 from fusionkit.config.validate import experiment_from_mapping
 from fusionkit.errors import DataError, FusionkitError, WeightsError
 from fusionkit.registry import load
 from fusionkit.training.folders import CONFIG
-from fusionkit.training.measure import Bench, Cost
 from fusionkit.training.run import fit_in
 
 LOG = "log.txt"

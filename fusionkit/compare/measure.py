@@ -17,11 +17,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fusionkit.compare.memory import PeakMemory
 from fusionkit.config.schema import Experiment
 from fusionkit.errors import ConfigError
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.callbacks import quiet
-from fusionkit.training.memory import PeakMemory
 from fusionkit.training.optimizer import make_optimizer
 from fusionkit.training.run import ReadData, make_loaders, prepare, read_data
 from fusionkit.training.task import FusionTask

@@ -1,0 +1,1 @@
+"""Systems side by side: what each costs and what each learns."""
