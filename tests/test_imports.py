@@ -67,7 +67,9 @@ def test_imports_go_one_way(path):
                 f"{path.relative_to(ROOT)} imports {module}"
             )
         if module.partition(".")[0] in ("lightning", "pytorch_lightning"):
-            assert room in ("training", "compare", "cli"), f"{path.relative_to(ROOT)} imports {module}"
+            assert room in ("training", "compare", "cli"), (
+                f"{path.relative_to(ROOT)} imports {module}"
+            )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ import yaml
 
 from fusionkit.cli import main
 from fusionkit.cli.compare import load_systems
+from fusionkit.compare import apart
+from fusionkit.compare import run as compare
 from fusionkit.compare.apart import Failure, Training
 from fusionkit.compare.measure import Cost
 from fusionkit.compare.results import Comparison, SeedRun, SystemRow
@@ -34,7 +36,6 @@ from fusionkit.compare.tables import (
 from fusionkit.config.systems import SYSTEMS
 from fusionkit.config.validate import load_config
 from fusionkit.errors import ConfigError
-from fusionkit.training import apart, compare
 from fusionkit.training.folders import CONFIG, METRICS, RESUME
 
 SHORT = {
