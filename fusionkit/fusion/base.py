@@ -57,8 +57,8 @@ class Fusion(nn.Module, ABC):
 
     A constructor takes the main encoder and the complements, both under their transfer modes,
     then what a config may set. It passes the encoders it uses to ``super().__init__``; others
-    are neither kept nor fed. It calls the encoders through :meth:`see` and :meth:`run_main`,
-    which put stand-ins where a sample lacks a field.
+    are neither kept nor fed. It calls the encoders through :meth:`see` and :meth:`run_main`, or
+    runs their layers from :meth:`enter` on: these put stand-ins where a sample lacks a field.
 
     Attributes:
         runs_layers_of: Roles whose layers run for every sample: where a field is missing, their
