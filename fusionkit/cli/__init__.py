@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "metrics of a trained model on the test split",
     "predict": "predictions of a trained model for a table of new samples",
     "compare": "systems side by side: parameters, FLOPs, memory, time; trained, if asked",
+    "data": "prepare known data sets, examine data before training, cache frozen features",
     "mask": "a file that says which fields are missing, for tests of robustness",
     "check": "build everything a config names, without loading weights or training",
     "list": "encoders, fusions, transfers and data sets that are installed",
