@@ -48,6 +48,7 @@ from fusionkit.training.report import (
     ResultRow,
     console,
     missing_lines,
+    padding_line,
     parameter_table,
     results_table,
 )
@@ -171,6 +172,8 @@ def _run(
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
                 out.print(line)
+        if padding := padding_line(loaders["train"]):
+            out.print(padding, soft_wrap=True)
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))
