@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,18 @@ Batch = dict[str, Any]
 _SHOWN = 200  # characters of a value in a message
 
 
+class Stored(Protocol):
+    """What was computed before of the values of one split: what a cache hands out."""
+
+    def __getitem__(self, index: int) -> Any:
+        """What stands for the value of sample ``index``; None if it could not be read."""
+        ...
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows to :data:`Inputs` that stand for raw ones."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RoleInput:
     """What an encoder reads.
@@ -44,6 +56,7 @@ class RoleInput:
         blank: Raw value that is collated in the place of a missing one; None leaves the row out.
         unreadable: Whether a value that cannot be read counts as missing.
         dropout: Probability that the field is dropped in training.
+        stored: What stands for the values of a split, if they were seen before.
     """
 
     role: str
@@ -53,6 +66,7 @@ class RoleInput:
     blank: Any = None
     unreadable: bool = False
     dropout: float = 0.0
+    stored: Stored | None = None
 
 
 class FusionDataset(TorchDataset[Row]):
@@ -101,6 +115,11 @@ class FusionDataset(TorchDataset[Row]):
             if role.role in dropped or _is_missing(sample, role):
                 if not role.may_lack:
                     raise lacking(sample, role.role, role.field, self.allow)
+                continue
+            if role.stored is not None:
+                inputs[role.role] = role.stored[index]
+                if inputs[role.role] is None:
+                    unreadable.append((role.field, sample.origin))
                 continue
             try:
                 inputs[role.role] = _preprocess(sample, role)
@@ -287,14 +306,15 @@ def pick_field(fields: Mapping[str, str], modality: str, asked: str | None, who:
 
 
 def _collate(role: RoleInput, rows: Sequence[Any]) -> Inputs:
+    collate = role.preprocessor.collate if role.stored is None else role.stored.collate
     if not role.may_lack:
-        return role.preprocessor.collate(rows)
+        return collate(rows)
     present = torch.tensor([row is not None for row in rows])
     if role.blank is not None and not present.all():
         blank = role.preprocessor(role.blank)
         rows = [blank if row is None else row for row in rows]
     rows = [row for row in rows if row is not None]
-    return {**(role.preprocessor.collate(rows) if rows else {}), PRESENT: present}
+    return {**(collate(rows) if rows else {}), PRESENT: present}
 
 
 def _is_missing(sample: Sample, role: RoleInput) -> bool:
