@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import wave
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fusionkit.data.messy import in_threads
 from fusionkit.data.prepare import Track
 from fusionkit.registry import require
 
@@ -31,13 +31,8 @@ def extract_sound(clips: Mapping[Path, Path], track: Track) -> dict[Path, str]:
         MissingExtraError: PyAV is not installed.
     """
     av = require("av", "video")
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda clip: _extract(av, clip, clips[clip]), clips)
-        return {
-            clip: problem
-            for clip, problem in zip(clips, track(found, len(clips), "clips"), strict=True)
-            if problem
-        }
+    found = in_threads(lambda clip: _extract(av, clip, clips[clip]), list(clips), track, "clips")
+    return {clip: problem for clip, problem in found.items() if problem}
 
 
 def _extract(av: Any, clip: Path, wav: Path) -> str | None:

@@ -17,6 +17,7 @@ from fusionkit.data.prepare import (
     Track,
     check_any,
     lacking,
+    open_folder,
     silent,
     to_table,
     total,
@@ -90,6 +91,7 @@ class Food101(Published):
         if copy.images is None or (copy.titles is None and copy.pages is None):
             texts = [] if copy.titles or copy.pages else [TITLES, PAGES]
             raise lacking(cls.name, root, [*([] if copy.images else [IMAGES]), *texts])
+        open_folder(root)
         findings = Findings()
         listed = _read(copy, findings, track)
         paths = (r["image"] for splits in listed.values() for s in splits.values() for r in s if r)
@@ -116,12 +118,13 @@ class Food101(Published):
         write_index(root, cls.name, tables, report)
         return report
 
-    def _absent(self, path: Path) -> str:
+    def _absent(self, path: Path, command: str) -> str:
         piece = TITLES if self._text == "title" else PAGES
         other = "page" if self._text == "title" else "title"
         return (
             f"{self._root} was prepared without {piece.path}, which data.text: {self._text} reads. "
-            f"Set data.text: {other}, or put it at {(self._root / piece.path).absolute()}."
+            f"Put it at {(self._root / piece.path).absolute()} and run: {command}; or set "
+            f"data.text: {other}."
         )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from fusionkit.data.prepare import Findings, Row, Track
 from fusionkit.errors import DataError
+
+Item = TypeVar("Item", bound=Hashable)
+Result = TypeVar("Result")
 
 
 def decode(raw: bytes) -> tuple[str, bool]:
@@ -63,14 +66,29 @@ def check_images(root: Path, paths: Iterable[str], track: Track) -> dict[str, st
     Returns:
         ``"missing"`` or ``"unreadable"`` by path, for those that are.
     """
-    each = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda path: image_problem(root / path), each)
-        return {
-            path: problem
-            for path, problem in zip(each, track(found, len(each), "images"), strict=True)
-            if problem
-        }
+    found = in_threads(
+        lambda path: image_problem(root / path), list(dict.fromkeys(paths)), track, "images"
+    )
+    return {path: problem for path, problem in found.items() if problem}
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], track: Track, what: str
+) -> dict[Item, Result]:
+    """What a function that reads files gives for each item.
+
+    Args:
+        function: Spends its time where other threads can run: reading and decoding.
+        items: Each once.
+        track: Shows progress.
+        what: What the items are.
+    """
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        results = track(pool.map(function, items), len(items), what)
+        return dict(zip(items, results, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C the rest is not waited for
 
 
 def image_problem(path: Path) -> str | None:

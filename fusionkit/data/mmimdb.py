@@ -18,6 +18,7 @@ from fusionkit.data.prepare import (
     Row,
     Track,
     lacking,
+    open_folder,
     silent,
     total,
     write_pairs,
@@ -80,6 +81,7 @@ class MMIMDB(Published):
         if division is None or films is None:
             pieces = ((_SPLIT, division), (_FILMS, films))
             raise lacking(cls.name, root, [piece for piece, path in pieces if path is None])
+        open_folder(root)
         findings = Findings()
         stated = _read_division(division, findings)
         posters = _posters(root, films)
@@ -142,10 +144,11 @@ def _row(path: Path, findings: Findings) -> Row | None:
     try:
         film: dict[str, Any] = json.loads(read_text(path, findings))
         plots, genres = film.get("plot") or "", film["genres"]
+        plot = plots if isinstance(plots, str) else max(plots, key=len)  # the first of equals
     except FileNotFoundError:
         findings.add("film data missing", "dropped", path.name)
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         findings.add("film data unreadable", "dropped", path.name)
         return None
     tagged = [genre for genre in genres if genre in _LEFT_OUT]
@@ -159,5 +162,4 @@ def _row(path: Path, findings: Findings) -> Row | None:
     if not label:
         findings.add("no genre of the 23", "dropped", path.stem)
         return None
-    plot = plots if isinstance(plots, str) else max(plots, key=len)  # the first of equals
     return {"text": plot.strip(), "label": label}

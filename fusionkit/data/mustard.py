@@ -22,13 +22,14 @@ from fusionkit.data.prepare import (
     Track,
     check_any,
     lacking,
+    open_folder,
     silent,
     to_table,
     write_index,
 )
 from fusionkit.data.published import Published
 from fusionkit.data.rows import FieldSpec
-from fusionkit.errors import ConfigError, DataError
+from fusionkit.errors import DataError
 
 _PAGE = "https://github.com/soujanyaporia/MUStARD"
 _TEXTS = Piece(
@@ -77,9 +78,8 @@ class Mustard(Published):
 
     Args:
         root: Folder with the official files.
-        setting: speaker_independent (Friends is the test split, all other series train) or
-            speaker_dependent (the authors' five folds).
-        fold: Which fold is the test split, 1 to 5; of speaker_dependent.
+        setting: speaker_independent: Friends is the test split, the other series train. Or one of
+            the authors' five folds of the speaker-dependent setting, its test split.
         context: Whether the text begins with what was said before the utterance.
         more_fields: Further fields, as of ``table``, over the columns id, text, context, speaker,
             show, audio, video and label; paths are relative to ``root``.
@@ -91,20 +91,18 @@ class Mustard(Published):
     def __init__(
         self,
         root: str,
-        setting: Literal["speaker_independent", "speaker_dependent"] = "speaker_independent",
-        fold: int = 1,
+        setting: Literal[
+            "speaker_independent", "fold_1", "fold_2", "fold_3", "fold_4", "fold_5"
+        ] = "speaker_independent",
         context: bool = False,
         more_fields: dict[str, str | FieldSpec] | None = None,
     ) -> None:
-        if not 1 <= fold <= _N_FOLDS:
-            raise ConfigError(f"mustard: fold is 1 to {_N_FOLDS}, given {fold}.")
-        file = f"fold_{fold}" if setting == "speaker_dependent" else setting
         fields = {
             "text": "{context}{text}" if context else "text",
             "audio": "audio",
             "video": "video",
         }
-        super().__init__(root, file, fields, more_fields, split="split")
+        super().__init__(root, setting, fields, more_fields, split="split")
 
     @classmethod
     def prepare(cls, root: Path, keep_incomplete: bool = False, track: Track = silent) -> Prepared:
@@ -112,6 +110,7 @@ class Mustard(Published):
         if texts is None or folder is None:
             pieces = ((_TEXTS, texts), (_CLIPS, folder))
             raise lacking(cls.name, root, [piece for piece, path in pieces if path is None])
+        open_folder(root)
         findings = Findings()
         rows = _read(texts, findings)
         sound = root / FOLDER / "audio"
@@ -143,11 +142,13 @@ class Mustard(Published):
         write_index(root, cls.name, tables, report)
         return report
 
-    def _absent(self, path: Path) -> str:
+    def _absent(self, path: Path, command: str) -> str:
+        if path.stem == "speaker_independent":
+            return super()._absent(path, command)
         return (
             f"{self._root} was prepared without {_FOLDS.path}, {_FOLDS.what} ({_FOLDS.source}). "
-            f"Put it at {(self._root / _FOLDS.path).absolute()}, or set data.setting: "
-            f"speaker_independent."
+            f"Put it at {(self._root / _FOLDS.path).absolute()} and run: {command}; or set "
+            f"data.setting: speaker_independent."
         )
 
 
@@ -200,7 +201,7 @@ def _divisions(
     path = _FOLDS.find(root)
     if path is None:
         return divisions, [
-            f"{_FOLDS.path} was not found: data.setting: speaker_dependent cannot be used. It is "
+            f"{_FOLDS.path} was not found: data.setting: fold_1 to fold_5 cannot be used. It is "
             f"{_FOLDS.source} and belongs at {(root / _FOLDS.path).absolute()}."
         ]
     for number, test in enumerate(_read_folds(path, len(rows)), start=1):

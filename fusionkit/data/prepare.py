@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -54,10 +55,12 @@ class Piece:
     also: tuple[str, ...] = ()
 
     def find(self, root: Path) -> Path | None:
-        """Where it is."""
+        """Where it is; the inner one of two, where it was unpacked into a folder of its name."""
         for path in (self.path, *self.also):
-            if (root / path).exists():
-                return root / path
+            found = root / path
+            if found.exists():
+                inner = found / found.name
+                return inner if inner.exists() else found
         return None
 
 
@@ -73,6 +76,24 @@ def lacking(name: str, root: Path, pieces: Iterable[Piece]) -> DataError:
         ]
     lines.append("Nothing is downloaded. Fetch and unpack what is listed, then run this again.")
     return DataError("\n".join(lines))
+
+
+def open_folder(root: Path) -> None:
+    """Make the folder of the index, before the work rather than after it.
+
+    Raises:
+        DataError: It cannot be written to.
+    """
+    try:
+        (root / FOLDER).mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=root / FOLDER):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"The index cannot be written to {root / FOLDER}: {error.strerror}. Where the official "
+            f"files are not yours to write beside, make a folder with links to them (ln -s) and "
+            f"prepare that."
+        ) from error
 
 
 class Findings:
@@ -98,10 +119,10 @@ class Findings:
         """
         self._places.setdefault((f"{self._subject}{what}", outcome), []).append(where)
 
-    def summary(self, examples: int = 1) -> list[tuple[str, int, str, str]]:
-        """What was found, how often, what became of it, and the first ones."""
+    def summary(self) -> list[tuple[str, int, str, str]]:
+        """What was found, how often, what became of it, and the first one."""
         return [
-            (what, len(places), outcome, ", ".join(places[:examples]))
+            (what, len(places), outcome, places[0])
             for (what, outcome), places in self._places.items()
         ]
 
@@ -145,7 +166,7 @@ class Prepared:
     folder: Path
     counts: Sequence[Count]
     findings: Findings
-    remarks: Sequence[str] = field(default=())
+    remarks: Sequence[str] = ()
 
 
 def total(counts: Sequence[Count], published: str) -> Count:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow.parquet
+
 from fusionkit.data.base import Dataset, Sample, Split, Task
 from fusionkit.data.prepare import FOLDER, NOTES, VERSION, Prepared, Track, silent
 from fusionkit.data.rows import FieldSpec
@@ -82,6 +84,9 @@ class Published(Dataset):
 
     def split(self, name: Split) -> Sequence[Sample]:
         self._check_prepared()
+        path = self._files.get(name)
+        if path is not None and not pyarrow.parquet.read_metadata(path).num_rows:
+            return ()
         return self._table.split(name)
 
     @classmethod
@@ -120,8 +125,8 @@ class Published(Dataset):
             )
         for path in self._files.values():
             if not path.is_file():
-                raise DataError(f"{self._absent(path)} Then run: {command}")
+                raise DataError(self._absent(path, command))
 
-    def _absent(self, path: Path) -> str:
-        """What to say of an index that was made without one of its files."""
-        return f"The index lacks {path}. Restore what it is made of (docs/datasets.md)."
+    def _absent(self, path: Path, command: str) -> str:
+        """What to say of an index that lacks one of its files."""
+        return f"The index lacks {path}. Run: {command}"

@@ -17,6 +17,7 @@ from fusionkit.data.prepare import (
     Row,
     Track,
     lacking,
+    open_folder,
     silent,
     total,
     write_pairs,
@@ -40,7 +41,7 @@ _IMAGES = Piece(
     "flickr30k_images",
     "the pictures of Flickr30k, ID.jpg",
     "flickr30k-images.tar.gz, on request at http://shannon.cs.illinois.edu/DenotationGraph",
-    ("flickr30k_images/flickr30k_images", "flickr30k-images", "images"),
+    ("flickr30k-images", "images"),
 )
 _IMAGE_KEYS = ("Flickr30K_ID", "Flickr30kID", "Flikr30kID")  # the last, with .jpg, is older
 
@@ -71,6 +72,7 @@ class SnliVe(Published):
         gone = [_PIECES[split] for split, path in found.items() if path is None]
         if gone or images is None:
             raise lacking(cls.name, root, [*gone, *([_IMAGES] if images is None else [])])
+        open_folder(root)
         findings = Findings()
         folder = images.relative_to(root).as_posix()
         listed = {

@@ -127,7 +127,7 @@ def test_a_copy_without_pages_or_without_titles(root):
     shutil.rmtree(root / "texts")
     assert "use data.text: page" in Food101.prepare(root).remarks[0]
     assert not (root / "fusionkit" / "title" / "train.parquet").exists()  # of the first run
-    with pytest.raises(DataError, match="Set data.text: page"):
+    with pytest.raises(DataError, match="or set data.text: page"):
         Food101(str(root)).split("test")
 
 
@@ -205,6 +205,30 @@ def test_what_is_missing_is_listed_with_source_and_place(root, gone):
     assert "UPMC_Food101.tar.gz" in message
     assert "Nothing is downloaded" in message
     assert not (root / "fusionkit").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_work(root):
+    (root / "fusionkit").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be written to .*/fusionkit: File exists"):
+        Food101.prepare(root)
+
+
+def test_links_to_files_elsewhere_will_do(root, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for folder in ("images", "texts"):
+        (mine / folder).symlink_to(root / folder)
+    Food101.prepare(mine)
+    assert len(everything(mine)) == 55
+    assert not (root / "fusionkit").exists()
+
+
+def test_a_split_without_rows_is_empty(root):
+    for photo in (root / "images" / "test").glob("*/*.jpg"):
+        photo.unlink()
+    Food101.prepare(root)
+    assert len(Food101(str(root)).split("test")) == 0
+    assert len(Food101(str(root)).split("val")) == 5
 
 
 def test_nothing_left_is_an_error_with_its_reasons(root):

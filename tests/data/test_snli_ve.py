@@ -69,12 +69,16 @@ def test_all_that_is_irregular_is_found(root):
     ]
 
 
-@pytest.mark.parametrize("folder", ["flickr30k-images", "images"])
+@pytest.mark.parametrize(
+    "folder", ["flickr30k-images", "images", "flickr30k_images/flickr30k_images"]
+)
 def test_other_places_of_the_official_files(root, folder):
     (root / "annotations").mkdir()
     for file in root.glob("*.jsonl"):
         file.rename(root / "annotations" / file.name)
-    (root / "flickr30k_images").rename(root / folder)
+    (root / "flickr30k_images").rename(root / "pictures")
+    (root / folder).parent.mkdir(exist_ok=True)
+    (root / "pictures").rename(root / folder)
     assert SnliVe.prepare(root).counts[-1].kept == 43
     assert Path(by_id(root)["1002.jpg#0r1n"].fields["image"]).is_file()
 
