@@ -100,7 +100,9 @@ class _Bar:
         self._progress = progress
 
     def __call__(self, items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
-        return self._progress.track(items, total=total, description=what)
+        task = self._progress.add_task(what, total=total)
+        yield from self._progress.track(items, task_id=task, total=total)
+        self._progress.remove_task(task)
 
 
 def _print(report: Any, name: str, root: str) -> None:
