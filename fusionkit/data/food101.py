@@ -25,7 +25,7 @@ from fusionkit.data.prepare import (
 )
 from fusionkit.data.published import Published
 from fusionkit.data.rows import FieldSpec
-from fusionkit.data.splits import strata, stratified_split
+from fusionkit.data.splits import stratified_split
 
 _VAL = 5000  # rows of the official train, as in MMBT and arXiv 2312.03734, section 4.1
 _VAL_SEED = 0
@@ -158,7 +158,7 @@ def _hold_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     count = min(_VAL, len(ordered) // 10)  # copies with some of the classes have fewer rows
     share = count / len(ordered)
-    labels = strata([row["label"] for row in ordered], "single_label")
+    labels = [Food101.labels.index(row["label"]) for row in ordered]
     train, val = stratified_split(labels, (1 - share, share), _VAL_SEED)
     return [ordered[i] for i in train], [ordered[i] for i in val]
 
