@@ -92,6 +92,8 @@ def test_imports_go_one_way(path):
         ["contract", "brt"],
         ["info", "bert"],
         ["fit", "--help"],
+        ["data", "prepare", "--help"],
+        ["data", "prepare", "food101", "--root", "nowhere"],
         ["fitt"],
         ["fit", "--config", "CONFIG", "--complement", "brt"],
         ["fit", "--config", "CONFIG", "--trainer.max_epoch", "3"],
