@@ -32,8 +32,9 @@ from fusionkit.cache.store import (
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.folders import cache_folder, write_whole
-from fusionkit.data.loading import RoleInput, make_loader
+from fusionkit.data.loading import make_loader
 from fusionkit.data.missing import is_empty
+from fusionkit.data.values import RoleInput
 from fusionkit.encoders.base import (
     ENTERING,
     KEEP,

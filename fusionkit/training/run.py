@@ -20,6 +20,7 @@ from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.folders import write_whole
 from fusionkit.data.loading import Loader, make_loader
+from fusionkit.data.missing import targets_of
 from fusionkit.errors import DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
@@ -48,6 +49,7 @@ from fusionkit.training.report import (
     ResultRow,
     console,
     missing_lines,
+    padding_line,
     parameter_table,
     results_table,
 )
@@ -188,6 +190,8 @@ def _run(
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
                 out.print(line)
+        if padding := padding_line(loaders["train"]):
+            out.print(padding, soft_wrap=True)
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))
@@ -223,7 +227,7 @@ def prepare(
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     model = build_model(experiment, dataset.outputs, dataset.task == "regression")
     if dataset.task == "regression":
-        model.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
+        model.fit_scale(torch.tensor(targets_of(splits["train"]), dtype=torch.float))
     if statistics:
         for role, transfer in model.fusion.encoders.items():
             _fit_statistics(
@@ -239,7 +243,9 @@ def read_data(
     experiment: Experiment, data: ReadData
 ) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
     """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
-    key = repr((experiment.data, experiment.missing.mask))
+    loader = experiment.loader
+    shots = (experiment.seed, loader.shots, loader.shots_per_class)
+    key = repr((experiment.data, experiment.missing.mask, shots if any(shots[1:]) else None))
     if key not in data:
         dataset: Dataset = experiment.data.build()
         data[key] = dataset, _splits(experiment, dataset)
@@ -313,6 +319,7 @@ def make_loaders(
             experiment.loader,
             train=name == "train",
             seed=experiment.seed,
+            shared=True,
         )
         for name, samples in splits.items()
         if samples
