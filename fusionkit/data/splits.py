@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionkit.data.base import Task
+from fusionkit.data.base import Split
 
 Indices = NDArray[np.int64]
+
+SPLIT_NAMES: dict[str, Split] = {  # by what a column, a mapping or a folder calls them
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 
 
 def stratified_split(
@@ -49,23 +57,6 @@ def stratified_split(
     for stratum in np.setdiff1d(of_row, of_row[part == 0]):
         part[order[of_row[order] == stratum][0]] = 0
     return [np.flatnonzero(part == number) for number in range(len(shares))]
-
-
-def strata(labels: Sequence[Any], task: Task, bins: int = 10) -> NDArray[np.int64]:
-    """(N,) stratum of each row: its class, its rarest class, or its quantile.
-
-    Args:
-        labels: A class name, a tuple of class names or a number per row.
-        task: Which of these.
-        bins: Quantiles of a regression target.
-    """
-    if task == "regression":
-        rank = np.argsort(np.argsort(np.asarray(labels), kind="stable"), kind="stable")
-        return np.asarray(rank * bins // max(len(labels), 1), dtype=np.int64)
-    if task == "multi_label":
-        counts = Counter(name for names in labels for name in names)
-        labels = [min(names, key=lambda name: (counts[name], name), default="") for names in labels]
-    return np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
 def _spaced(rows: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
