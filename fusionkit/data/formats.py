@@ -18,17 +18,19 @@ from fusionkit.data.places import is_packed, suffix_of
 from fusionkit.encoders.files import base_name, is_url, open_url
 from fusionkit.errors import DataError, suggest
 
-_CSV_BLOCK = 1 << 24  # bytes; the longest cell that a CSV file may have
+_CSV_BLOCK = 1 << 20  # bytes; Arrow reads a dozen ahead
+_LONGEST = 1 << 24  # bytes; the longest row that a CSV file may have
 _BLOCK = 1 << 23  # bytes of text or of cells that become a batch; JSON takes five times as much
 
 Needed = Mapping[str, str]  # what asks for it, by column
 
 
-class Stream:
-    """The batches of one file; each iteration reads it from its beginning.
+class StartAgain(Exception):
+    """What was read so far has to be read anew, in another way; iterate once more."""
 
-    An iteration may yield a batch of another schema than those before it, where JSON turns out
-    to be of a wider kind: the next iteration then gives all batches that schema.
+
+class Stream:
+    """The batches of one file, all of one schema; each iteration reads it from its beginning.
 
     Args:
         file: A path or URL.
@@ -50,21 +52,28 @@ class Stream:
         self._read = readers.get(suffix, self._json_lines)
         self._delimiter = "\t" if suffix == ".tsv" else ","
         self._kinds: dict[str, Kinds] = {}
+        self._block = _CSV_BLOCK
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Batches of the needed columns.
 
         Raises:
             DataError: The file or a column is missing, or a row is malformed.
+            StartAgain: JSON turned out to hold wider kinds of values, or CSV longer rows.
         """
-        rows = 0
+        rows, schema = 0, None
         with ExitStack() as stack:
             try:
                 for batch in self._read(stack):
-                    rows += len(batch)
+                    if schema is not None and batch.schema != schema:
+                        raise StartAgain
+                    rows, schema = rows + len(batch), batch.schema
                     yield batch
             # Arrow's own OSError is that of a file which ends too early.
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError) as error:
+                if "straddl" in str(error) and self._block < _LONGEST:
+                    self._block = _LONGEST
+                    raise StartAgain from error
                 raise DataError(self._malformed(str(error), rows)) from error
 
     def check_columns(self, known: Sequence[str]) -> list[str]:
@@ -93,7 +102,7 @@ class Stream:
             "parse_options": pa.csv.ParseOptions(
                 delimiter=self._delimiter, newlines_in_values=True
             ),
-            "read_options": pa.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
+            "read_options": pa.csv.ReadOptions(use_threads=False, block_size=self._block),
         }
         with ExitStack() as once, pa.csv.open_csv(self._open(once), **options) as head:
             names = head.schema.names
@@ -192,6 +201,11 @@ class Stream:
 
     def _malformed(self, error: str, rows: int) -> str:
         """Arrow's message with the data row, which starts below the header of a CSV file."""
+        if "straddl" in error:
+            return (
+                f"{self.name}: after row {rows:,} comes a row of more than {_LONGEST >> 20} MB. Is "
+                f"a quote opened and never closed? Close it, or save longer cells as Parquet."
+            )
         found = re.search(r"Row #(\d+): ", error)
         if found is None:
             after = f" after row {rows:,}" if rows else ""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from fusionkit.data.folders import cache_folder
-from fusionkit.data.formats import Needed, Stream, check_columns, open_arrow
+from fusionkit.data.formats import Needed, StartAgain, Stream, check_columns, open_arrow
 from fusionkit.data.places import suffix_of
 from fusionkit.encoders.files import is_url, url_errors
 from fusionkit.errors import DataError
@@ -30,10 +30,6 @@ IN_MEMORY = 1 << 26  # bytes of cells of one data set that are kept in memory ra
 _FORMAT = "1"  # of the files in the cache folder
 
 _log = logging.getLogger("fusionkit")
-
-
-class _SchemaChanged(Exception):
-    """A batch has wider types than those before it: all have to be made anew."""
 
 
 def load(file: str, needed: Needed | None, room: int) -> tuple[pa.Table, str | None]:
@@ -68,8 +64,8 @@ def load(file: str, needed: Needed | None, room: int) -> tuple[pa.Table, str | N
                     return pa.table({name: pa.nulls(0) for name in needed or ()}), None
                 return pa.Table.from_batches(kept).combine_chunks(), None
             _log.info("%s is large: it is copied once to %s", file, place)
-            _write(chain(kept, rest), place)
-        except _SchemaChanged:
+            _write(chain(_drain(kept), rest), place)
+        except StartAgain:
             continue
 
 
@@ -124,7 +120,7 @@ def _take(
 ) -> tuple[list[pa.RecordBatch], Iterator[pa.RecordBatch] | None]:
     """Batches up to ``room`` bytes, and an iterator of the others; None if there are none."""
     kept: list[pa.RecordBatch] = []
-    batches = _of_one_schema(stream)
+    batches = map(_without_dictionaries, stream)
     for batch in batches:
         kept.append(batch)
         room -= batch.nbytes
@@ -133,14 +129,11 @@ def _take(
     return kept, None
 
 
-def _of_one_schema(stream: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    schema = None
-    for batch in stream:
-        plain = _without_dictionaries(batch)
-        if schema is not None and plain.schema != schema:
-            raise _SchemaChanged
-        schema = plain.schema
-        yield plain
+def _drain(kept: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Each once, given up as it is used."""
+    kept.reverse()
+    while kept:
+        yield kept.pop()
 
 
 def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
