@@ -57,7 +57,9 @@ def load(file: str, needed: Needed | None, room: int) -> tuple[pa.Table, str | N
         try:
             if place.is_file():
                 table = map_arrow(str(place))
-                return table.select(table.column_names if needed is None else list(needed)), str(place)
+                return table.select(table.column_names if needed is None else list(needed)), str(
+                    place
+                )
             kept, rest = _take(stream, room)
             if rest is None:
                 if not kept:

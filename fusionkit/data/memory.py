@@ -171,4 +171,4 @@ def _size(data: Any) -> str:
     else:
         table = pa.table(data)
         rows, columns = len(table), table.column_names
-    return f"{rows:,} rows: {', '.join(map(str, columns))}"
+    return f"{rows:,} rows, {len(columns)} columns"

@@ -312,7 +312,9 @@ class Table(Dataset):
             )
         of_row = np.array([name or "" for name in names])[codes]
         return {
-            name: np.flatnonzero(of_row == name) for name in dict.fromkeys(SPLIT_NAMES.values()) if (of_row == name).any()
+            name: np.flatnonzero(of_row == name)
+            for name in dict.fromkeys(SPLIT_NAMES.values())
+            if (of_row == name).any()
         }
 
     def _no_training_rows(self, source: Source) -> str:
