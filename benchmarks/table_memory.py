@@ -24,7 +24,7 @@ from pathlib import Path
 
 FORMATS = ("csv", "jsonl", "parquet", "arrow")
 FIELDS = {"image": "photo", "text": "title", "table": {"columns": ["price", "colour"]}}
-WORDS = "red blue warm light cotton wool shirt dress shoe long short summer winter".split()
+WORDS = ["red", "blue", "warm", "light", "cotton", "wool", "shirt", "dress", "shoe", "long"]
 
 
 def make_tables(folder: Path, rows: int, formats: list[str]) -> None:
@@ -98,10 +98,10 @@ def measure(file: str) -> None:
     read = time.monotonic() - started
     say("access")
     order = random.Random(1).sample(range(len(samples)), min(20_000, len(samples)))
-    started = time.monotonic()
+    started = time.process_time()
     for i in order:
         samples[i]
-    speed = len(order) / (time.monotonic() - started)
+    speed = len(order) / (time.process_time() - started)
     loader = make_loader(samples, roles, "single_label", classes, config, train=True, seed=0)
     tenth = len(loader) // 10
     say("early")

@@ -259,8 +259,10 @@ def check_columns(name: str, known: Sequence[str], needed: Needed) -> None:
             )
 
 
-def _readable(stack: ExitStack, source: Any, packed: bool) -> IO[bytes]:
+def _readable(stack: ExitStack, source: Any, packed: bool) -> Any:
+    """What Python reads from, of what Arrow reads from."""
     if not isinstance(source, str):
-        return source  # type: ignore[no-any-return]
-    opened = gzip.open(source) if packed else open(source, "rb")
-    return stack.enter_context(opened)
+        return source
+    if packed:
+        return stack.enter_context(gzip.open(source))
+    return stack.enter_context(open(source, "rb"))

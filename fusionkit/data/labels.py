@@ -16,85 +16,11 @@ from fusionkit.data.base import Task
 from fusionkit.data.cells import encode, label_name
 from fusionkit.data.read import Source
 from fusionkit.data.splits import Indices
+from fusionkit.data.targets import Read, Targets, starts_of
 from fusionkit.errors import DataError
 
 _SHOWN = 20  # classes in a message
 _BLOCK = 1 << 16  # cells that are Python objects at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Targets(Sequence[Any]):
-    """Class index, sorted class indices or number of each row, without an object for each.
-
-    Attributes:
-        values: (N,) class indices or numbers; in multi_label those of all rows, one after another.
-        starts: (N + 1,) where each row's begin in ``values``; None where each row has one.
-    """
-
-    values: NDArray[Any]
-    starts: Indices | None = None
-
-    def __len__(self) -> int:
-        return len(self.values) if self.starts is None else len(self.starts) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if self.starts is None:
-            return self.values[index].item()
-        if index < 0:
-            index += len(self)
-        return tuple(self.values[self.starts[index] : self.starts[index + 1]].tolist())
-
-    def take(self, rows: Indices | NDArray[np.bool_]) -> Targets:
-        """Those of some rows."""
-        if self.starts is None:
-            return Targets(self.values[rows])
-        counts = np.diff(self.starts)
-        first, count = self.starts[:-1][rows], counts[rows]
-        starts = _starts(count)
-        places = np.repeat(first - starts[:-1], count) + np.arange(starts[-1])
-        return Targets(self.values[places], starts)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """The labels of some rows.
-
-    Attributes:
-        rows: (N,) which rows of the source.
-        names: The class of each code, in no order; empty for numbers.
-        labels: Codes, or numbers.
-    """
-
-    rows: Indices
-    names: list[str]
-    labels: Targets
-
-    def found(self) -> set[str]:
-        """The classes that these rows have."""
-        return {self.names[code] for code in np.unique(self.labels.values).tolist()}
-
-    def strata(self, bins: int = 10) -> NDArray[np.int64]:
-        """(N,) stratum of each row: its class, its rarest class, or its quantile of ``bins``."""
-        values, starts = self.labels.values, self.labels.starts
-        if values.dtype.kind == "f":
-            rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-            return np.asarray(rank * bins // max(len(values), 1), dtype=np.int64)
-        order = np.argsort(np.asarray(self.names), kind="stable")  # of code points
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        if starts is None:
-            return np.unique(place[values], return_inverse=True)[1].astype(np.int64)
-        counts = np.bincount(values, minlength=len(self.names))
-        rarity = np.empty_like(order)
-        rarity[np.lexsort((place, counts))] = np.arange(len(order))
-        rarest = np.full(len(starts) - 1, -1, dtype=np.int64)  # without labels
-        some = np.diff(starts) > 0
-        if some.any():
-            rarest[some] = np.minimum.reduceat(rarity[values], starts[:-1][some])
-        by_rarity = np.append(place[np.argsort(rarity)], -1)
-        return np.unique(by_rarity[rarest], return_inverse=True)[1].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +103,7 @@ class Labels:
             return Read(rows, names, Targets(number[codes]))
         names = sorted({name for several in parsed for name in several})
         code_of = {name: code for code, name in enumerate(names)}
-        starts = _starts(np.array([len(several) for several in parsed]))
+        starts = starts_of(np.array([len(several) for several in parsed]))
         flat = [code_of[name] for several in parsed for name in several]
         distinct = Targets(np.array(flat, dtype=np.int64), starts)
         return Read(rows, names, distinct.take(np.where(codes < 0, len(values), codes)))
@@ -201,7 +127,7 @@ class Labels:
         row = np.repeat(np.arange(len(rows)), counts)
         pairs = np.unique(row[codes >= 0] * max(len(names), 1) + codes[codes >= 0])
         row, codes = np.divmod(pairs, max(len(names), 1))
-        starts = _starts(np.bincount(row, minlength=len(rows)))
+        starts = starts_of(np.bincount(row, minlength=len(rows)))
         return Read(rows, names, Targets(codes, starts))
 
     def _flags(self, source: Source, rows: Indices, columns: list[str]) -> Read:
@@ -219,7 +145,7 @@ class Labels:
                     wrong[code] = error
             self._stop(source, rows, codes, column, wrong)
             chosen[:, place] = flag[codes]
-        starts = _starts(chosen.sum(axis=1))
+        starts = starts_of(chosen.sum(axis=1))
         return Read(rows, columns, Targets(np.nonzero(chosen)[1], starts))
 
     def _numbers(self, source: Source, rows: Indices, column: str) -> NDArray[np.float64]:
@@ -331,10 +257,6 @@ def _number(name: str | None) -> float:
         return math.nan if name is None else float(name)
     except ValueError:
         return math.nan
-
-
-def _starts(counts: NDArray[Any]) -> Indices:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _at(source: Source, row: int, column: str, error: DataError) -> DataError:

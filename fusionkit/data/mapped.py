@@ -56,10 +56,7 @@ def load(file: str, needed: Needed | None, room: int) -> tuple[pa.Table, str | N
     while True:
         try:
             if place.is_file():
-                table = map_arrow(str(place))
-                return table.select(table.column_names if needed is None else list(needed)), str(
-                    place
-                )
+                return _select(map_arrow(str(place)), needed), str(place)
             kept, rest = _take(stream, room)
             if rest is None:
                 if not kept:
@@ -97,6 +94,10 @@ def _try_to_map(file: str, needed: Needed | None) -> pa.Table | None:
         raise DataError(
             f"{file} cannot be read: {str(error).rstrip('.')}. Repair or replace the file."
         ) from error
+    return _select(table, needed)
+
+
+def _select(table: pa.Table, needed: Needed | None) -> pa.Table:
     return table if needed is None else table.select(list(needed))
 
 

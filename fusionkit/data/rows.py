@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fusionkit.data.base import Sample
 from fusionkit.data.cells import flag_cells, label_name, missing
-from fusionkit.data.labels import Targets
 from fusionkit.data.read import Source
 from fusionkit.data.splits import Indices
+from fusionkit.data.targets import Targets
 from fusionkit.encoders.files import join
 from fusionkit.errors import ConfigError, DataError
 

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionkit.data.base import Split
+from fusionkit.data.cells import label_name
+from fusionkit.data.read import Source
+from fusionkit.errors import DataError
 
 Indices = NDArray[np.int64]
 
@@ -57,6 +60,25 @@ def stratified_split(
     for stratum in np.setdiff1d(of_row, of_row[part == 0]):
         part[order[of_row[order] == stratum][0]] = 0
     return [np.flatnonzero(part == number) for number in range(len(shares))]
+
+
+def stated_parts(source: Source, column: str) -> dict[Split, Indices]:
+    """Sorted rows of each split, as a column says.
+
+    Raises:
+        DataError: A cell names no split.
+    """
+    codes, values = source.encoded(column)
+    names = [SPLIT_NAMES.get((label_name(cell) or "").lower()) for cell in [*values, None]]
+    wrong = np.array([name is None for name in names])[codes]
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"{source.origin(row)}: split column {column!r} is {source.cell(column, row)!r}. "
+            f"Write one of {', '.join(SPLIT_NAMES)}, or remove the row."
+        )
+    of_row = np.array([name or "" for name in names])[codes]
+    return {name: np.flatnonzero(of_row == name) for name in names if name}
 
 
 def _spaced(rows: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -12,11 +12,12 @@ import numpy as np
 from fusionkit.data import memory
 from fusionkit.data.base import Dataset, Sample, Split, Task
 from fusionkit.data.cells import label_name
-from fusionkit.data.labels import Labels, Read
+from fusionkit.data.labels import Labels
 from fusionkit.data.places import may_be_table, saved_splits
 from fusionkit.data.read import Source, read_source
 from fusionkit.data.rows import Cell, FieldSpec, Rows
-from fusionkit.data.splits import SPLIT_NAMES, Indices, stratified_split
+from fusionkit.data.splits import SPLIT_NAMES, Indices, stated_parts, stratified_split
+from fusionkit.data.targets import Read
 from fusionkit.errors import ConfigError, DataError
 
 _HELD_OUT = 0.1  # of the training rows, where there is no validation split
@@ -283,7 +284,7 @@ class Table(Dataset):
         if key != "all":
             parts = {SPLIT_NAMES[key]: rows}
         elif self._split_column is not None:
-            parts = self._stated_parts(source, self._split_column)
+            parts = stated_parts(source, self._split_column)
         else:
             self._learned[key] = rows
             train, val, test = self._divide(source, rows, self._shares)
@@ -299,23 +300,6 @@ class Table(Dataset):
         read = self._labels().read(source, rows)
         parts = stratified_split(read.strata(), shares, self._seed)
         return [read.rows[part] for part in parts]
-
-    def _stated_parts(self, source: Source, column: str) -> dict[Split, Indices]:
-        codes, values = source.encoded(column)
-        names = [SPLIT_NAMES.get((label_name(cell) or "").lower()) for cell in [*values, None]]
-        wrong = np.array([name is None for name in names])[codes]
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DataError(
-                f"{source.origin(row)}: split column {column!r} is {source.cell(column, row)!r}. "
-                f"Write one of {', '.join(SPLIT_NAMES)}, or remove the row."
-            )
-        of_row = np.array([name or "" for name in names])[codes]
-        return {
-            name: np.flatnonzero(of_row == name)
-            for name in dict.fromkeys(SPLIT_NAMES.values())
-            if (of_row == name).any()
-        }
 
     def _no_training_rows(self, source: Source) -> str:
         if self._split_column is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from pathlib import Path
@@ -59,8 +58,8 @@ def write_table(table: pa.Table, path: Path) -> None:
         with pa.ipc.new_file(unfinished, table.schema) as writer:
             writer.write_table(table)
     else:
-        opened = gzip.open(unfinished, "wb") if is_packed(str(path)) else unfinished.open("wb")
-        with opened as file:
+        packed = "gzip" if is_packed(str(path)) else None
+        with pa.output_stream(str(unfinished), compression=packed) as file:
             if suffix in (".csv", ".tsv"):
                 options = pa.csv.WriteOptions(delimiter="," if suffix == ".csv" else "\t")
                 pa.csv.write_csv(_flat(table), file, options)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
@@ -23,9 +23,9 @@ Augment = Literal["none", "crop", "randaugment"]
 class ImagePreprocessor:
     """A file, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
 
-    A file is a path, a URL, bytes or ``{"bytes", "path"}``. Arrays (numpy or torch) are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255,
-    unsigned 16 bits, or floats in 0..1. Transparency is put on white, EXIF rotation is applied, an
-    animation gives its first frame.
+    A file is a path, a URL, bytes or ``{"bytes", "path"}``. Arrays (numpy or torch) are (H, W),
+    (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255, unsigned 16 bits, or floats in 0..1.
+    Transparency is put on white, EXIF rotation is applied, an animation gives its first frame.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def load_image(raw: Any) -> Image.Image:
         try:
             with open_file(raw) as file, Image.open(file) as image:
                 return ImageOps.exif_transpose(image)
-        except Image.UnidentifiedImageError as error:  # its own words name a Python object
+        except UnidentifiedImageError as error:  # its own words name a Python object
             raise DataError(
                 f"The image {file_name(raw)} cannot be read: it is in no format that PIL knows."
             ) from error
@@ -123,8 +123,8 @@ def load_image(raw: Any) -> Image.Image:
     if isinstance(raw, (np.ndarray, Tensor)):
         return _from_array(np.asarray(raw))
     raise DataError(
-        f"An image is a path, a URL, bytes, a PIL image or an array of shape (H, W) or (H, W, 3), given "
-        f"{type(raw).__name__}."
+        f"An image is a path, a URL, bytes, a PIL image or an array of shape (H, W) or (H, W, 3), "
+        f"given {type(raw).__name__}."
     )
 
 
