@@ -104,7 +104,7 @@ class Stream:
             ),
             "read_options": pa.csv.ReadOptions(use_threads=False, block_size=self._block),
         }
-        with ExitStack() as once, pa.csv.open_csv(self._open(once), **options) as head:
+        with pa.csv.open_csv(self._open(stack), **options) as head:
             names = head.schema.names
         wanted = self.check_columns(names)
         convert = pa.csv.ConvertOptions(

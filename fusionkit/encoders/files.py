@@ -38,7 +38,9 @@ def file_name(raw: Any) -> str:
     """How a message calls it: its path or URL, or how many bytes it is."""
     if isinstance(raw, Mapping):
         path, content = raw["path"], raw["bytes"]
-        return str(path) if content is None else f"{path or 'of'} ({len(content):,} bytes)"
+        if path is None or content is None:
+            return file_name(path if content is None else content)
+        return f"{path} ({len(content):,} bytes)"
     return str(raw) if isinstance(raw, (str, Path)) else f"of {len(raw):,} bytes"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fusionkit.encoders.files import file_name, is_file, local_path, open_file
@@ -92,6 +92,10 @@ def _read_file(raw: Any, count: int) -> list[Image.Image]:
             frames = read(source, count)
         if not frames:
             raise ValueError("no frame could be decoded")
+    except UnidentifiedImageError as error:  # its own words name a Python object
+        raise DataError(
+            f"The video {file_name(raw)} cannot be read: it is in no format that PIL knows."
+        ) from error
     # PIL, FFmpeg and the file system; a bug of ours is none of these.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"The video {file_name(raw)} cannot be read: {error}") from error
