@@ -160,6 +160,7 @@ def test_paths_are_relative_to_folders_and_urls(folder, path, joined):
         ("a/t.csv", "a", "t.csv"),
         ("t.csv", "", "t.csv"),
         ("s3://b/d/t.csv", "s3://b/d", "t.csv"),
+        ("https://h/d/t.csv", "https://h/d", "t.csv"),
         ("zip://t.csv::a.zip", "zip://::a.zip", "t.csv"),
         ("zip://d/t.csv::s3://b/a.zip", "zip://d::s3://b/a.zip", "t.csv"),
     ],
@@ -167,6 +168,11 @@ def test_paths_are_relative_to_folders_and_urls(folder, path, joined):
 def test_parts_of_an_address(file, folder, name):
     assert (parent(file), base_name(file)) == (folder, name)
     assert join(parent(file), name) == file
+
+
+def test_a_query_is_no_part_of_a_name():
+    address = "https://h/d/t.csv?raw=true&at=a/b"
+    assert (parent(address), base_name(address)) == ("https://h/d", "t.csv")
 
 
 def test_bytes_are_opened_without_a_copy_on_disk():
