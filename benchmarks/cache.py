@@ -108,10 +108,7 @@ class _Side:
         """Seconds to get a batch and to learn from it."""
         started = time.perf_counter()
         batch = next(self._batches)
-        output = self._task(batch["inputs"])
-        loss = self._task._training_loss(output, batch["target"])
-        for term in output.fused.losses.values():
-            loss = loss + term
+        loss, _ = self._task.total_loss(batch)
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -9,12 +9,14 @@ import pickle
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from fusionkit.encoders.files import is_file, is_url, url_errors
 
 SIZE = 16  # bytes of a digest
 
@@ -84,12 +86,13 @@ class FileDigests:
             self._known = {path: (state, found) for path, state, found in rows}
 
     def __call__(self, path: str) -> bytes:
-        """The digest of a file, or of all files in a folder.
+        """The digest of a file, or of all files in a folder; of one at a URL, see below.
 
         Raises:
             OSError: There is none, or it cannot be read.
+            DataError: The same of a URL.
         """
-        if "://" in path:
+        if is_url(path):
             return _digest_remote(path)
         path = os.path.abspath(path)
         if os.path.isdir(path):
@@ -125,8 +128,9 @@ def _digest_remote(url: str) -> bytes:
     """By what its store says of a file: size, time, checksum where it has one."""
     from fsspec.core import url_to_fs
 
-    system, path = url_to_fs(url)
-    return digest(b"remote", url.encode(), str(system.ukey(path)).encode())
+    with url_errors(url):
+        system, path = url_to_fs(url)
+        return digest(b"remote", url.encode(), str(system.ukey(path)).encode())
 
 
 def digest_value(value: Any, modality: str, files: FileDigests) -> bytes:
@@ -139,7 +143,10 @@ def digest_value(value: Any, modality: str, files: FileDigests) -> bytes:
 
     Raises:
         OSError: A file cannot be read.
+        DataError: A file at a URL cannot be read.
     """
+    if isinstance(value, Mapping) and is_file(value):  # {"bytes": ..., "path": ...}
+        value = value["path"] if value["bytes"] is None else value["bytes"]
     if isinstance(value, Path) or (isinstance(value, str) and modality in _IN_FILES):
         return files(str(value))
     return digest_object(value)

@@ -197,7 +197,10 @@ class _Filler:
             return None
         try:
             return digest_value(value, self._encoder.modality, files)
-        except OSError:  # nothing has this digest, so that reading the value says what is wrong
+        except (
+            OSError,
+            DataError,
+        ):  # nothing has this digest: reading the value says what is wrong
             return os.urandom(16)
 
     def fill(

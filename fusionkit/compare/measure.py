@@ -91,6 +91,7 @@ class Bench:
         self._task, self._optimizer = self._fabric.setup(
             task, make_optimizer(model, experiment.optimizer)
         )
+        self._task.mark_forward_method("total_loss")
         self._clip = experiment.trainer.gradient_clip_val
         self._precision = precision_of(experiment.trainer.precision, experiment.trainer.accelerator)
 
@@ -150,7 +151,8 @@ class Bench:
         return time.perf_counter()
 
     def _step(self) -> None:
-        self._fabric.backward(self._task.training_step(self._batch, 0))
+        loss, _ = self._task.total_loss(self._batch)
+        self._fabric.backward(loss)
         if self._clip:
             self._fabric.clip_gradients(
                 self._task, self._optimizer, max_norm=self._clip, error_if_nonfinite=False

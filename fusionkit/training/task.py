@@ -67,13 +67,17 @@ class FusionTask(L.LightningModule):
         # Each by its own loss: that of the mean would let one branch leave the work to another.
         return torch.stack([self._loss(branch, target) for branch in output.branches]).mean()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def total_loss(self, batch: dict[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What training minimises, and the terms of it that the fusion adds, weighted, by name."""
         output = self(batch["inputs"])
-        size = len(batch["target"])
         loss = self._training_loss(output, batch["target"])
-        for name, term in output.fused.losses.items():
-            self.log(f"train/{name}_loss", term, batch_size=size)  # as weighted in the loss
-            loss = loss + term
+        return sum(output.fused.losses.values(), loss), output.fused.losses
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        size = len(batch["target"])
+        loss, terms = self.total_loss(batch)
+        for name, term in terms.items():
+            self.log(f"train/{name}_loss", term, batch_size=size)
         self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
         self.train_loss.update(loss.detach(), size)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)

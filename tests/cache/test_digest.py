@@ -19,6 +19,7 @@ from fusionkit.cache.digest import (
     digest_value,
     pickled,
 )
+from fusionkit.errors import DataError
 
 
 @pytest.fixture
@@ -143,6 +144,18 @@ def test_text_is_a_path_where_the_modality_has_files(files, tmp_path):
     assert digest_value(path, "image", files) == files(path)
     assert digest_value(tmp_path / "a.jpg", "other", files) == files(path)
     assert digest_value(path, "text", files) == digest_object(path)
+
+
+def test_a_file_in_a_column_is_its_bytes_or_its_path(files, tmp_path):
+    path = old(tmp_path / "a.jpg", b"one")
+    inside = {"bytes": b"one", "path": "a.jpg"}
+    assert digest_value(inside, "image", files) == digest_object(b"one")
+    assert digest_value({"bytes": None, "path": path}, "image", files) == files(path)
+
+
+def test_a_url_that_cannot_be_read_is_named(files):
+    with pytest.raises(DataError, match="memory://fk/none.jpg cannot be read: it does not exist"):
+        files("memory://fk/none.jpg")
 
 
 def test_a_remote_file_is_what_its_store_says_of_it(files):
