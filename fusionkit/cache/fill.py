@@ -50,7 +50,7 @@ from fusionkit.fusion.model import FusionModel
 ABOUT = "about.json"  # beside the rows of a store: what they are of
 _PATIENCE = 2.0  # seconds before it is said that another process is waited for
 
-StoredSplits = dict[str, dict[str, StoredRows]]  # by role, then by split
+StoredSplits = Mapping[str, Mapping[str, StoredRows]]  # by role, then by split
 Digests = list[bytes | None]  # of a split's samples; None where a field is missing
 
 
@@ -121,7 +121,7 @@ def fill(
         ConfigError: What is asked for cannot be had, see :func:`make_plans`.
         DataError: A value cannot be read, or the disk is too small.
     """
-    stored: StoredSplits = {}
+    stored: dict[str, dict[str, StoredRows]] = {}
     done = []
     plans, reasons = make_plans(experiment, model)
     if out:

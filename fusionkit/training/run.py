@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -301,7 +302,7 @@ def make_loaders(
     splits: Mapping[str, Any],
     model: FusionModel,
     fields: Mapping[str, str],
-    stored: StoredSplits,
+    stored: StoredSplits = MappingProxyType({}),
 ) -> dict[str, Loader]:
     """Batches of each split that has samples; ``stored`` stands for the raw values of its roles."""
     return {
