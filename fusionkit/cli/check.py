@@ -43,5 +43,7 @@ def run(argv: Sequence[str]) -> int:
     data = report.data
     samples = data if isinstance(data, str) else ", ".join(f"{v} {k}" for k, v in data.items())
     rows = [("fields", fields), ("outputs", str(report.outputs)), ("learning rates", rates)]
+    if report.augmentation:
+        rows.insert(1, ("augmentation", report.augmentation))
     print_table([*rows, ("samples", samples)], width=100)
     return 0

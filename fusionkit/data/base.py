@@ -40,9 +40,12 @@ class Dataset(ABC):
     Attributes:
         task: What is predicted.
         fields: Modality by field name, in order.
+        augment: What image encoders do to training images unless the config says; ``none`` where a
+            flip or another colour may change the label.
     """
 
     api_version: ClassVar[int] = API_VERSION
+    augment: ClassVar[Literal["none", "crop", "randaugment"]] = "randaugment"  # section 4.1
 
     task: Task
     fields: Mapping[str, str]

@@ -15,6 +15,7 @@ from fusionkit.encoders.base import MainEncoder
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
+from fusionkit.training.augmentation import with_augmentation
 from fusionkit.training.optimizer import learning_rates
 
 
@@ -77,7 +78,8 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     fields = field_by_role(experiment, dataset)
     outputs = dataset.outputs
     with torch.device("meta"):
-        model = build_model(experiment, outputs, dataset.task == "regression")
+        settled = with_augmentation(experiment, dataset)
+        model = build_model(settled, outputs, dataset.task == "regression")
     learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
     return model, dataset, fields
 

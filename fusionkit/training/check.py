@@ -8,6 +8,7 @@ from typing import Any
 from fusionkit.config.schema import Experiment
 from fusionkit.errors import DataError
 from fusionkit.training.assemble import check_presence, dry_build, read_splits
+from fusionkit.training.augmentation import augmentation_text
 from fusionkit.training.optimizer import learning_rates
 from fusionkit.training.parameters import PartCount, count_parameters
 
@@ -20,6 +21,7 @@ class Report:
         name: Of the experiment.
         counts: Parameters by part.
         fields: Field by encoder role.
+        augmentation: What is done to the training images of each role that sees some.
         learning_rates: By parameter group.
         outputs: Width of the prediction.
         data: Samples by split, or why the data cannot be read.
@@ -28,6 +30,7 @@ class Report:
     name: str
     counts: list[PartCount]
     fields: dict[str, str]
+    augmentation: str
     learning_rates: dict[str, float]
     outputs: int
     data: dict[str, int] | str
@@ -64,6 +67,7 @@ def check(experiment: Experiment) -> Report:
         experiment.name,
         count_parameters(model),
         fields,
+        augmentation_text(experiment, dataset),
         {group: rate for group, rate in rates.items() if group in trained_groups},
         dataset.outputs,
         data,

@@ -29,6 +29,7 @@ from fusionkit.training.assemble import (
     read_splits,
     role_inputs,
 )
+from fusionkit.training.augmentation import augmentation_text, with_augmentation
 from fusionkit.training.callbacks import SaveBest, quiet
 from fusionkit.training.folders import (
     CONFIG,
@@ -166,6 +167,8 @@ def _run(
     if out:
         out.print(parameter_table(counts))
         sizes = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.items())
+        if text := augmentation_text(experiment, dataset):
+            out.print(f"Augmentation: {text}.", soft_wrap=True)
         out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
@@ -203,7 +206,8 @@ def prepare(
     dataset, splits = read_data(experiment, data)
     fields = field_by_role(experiment, dataset)
     L.seed_everything(experiment.seed, workers=True, verbose=False)
-    model = build_model(experiment, dataset.outputs, dataset.task == "regression")
+    settled = with_augmentation(experiment, dataset)
+    model = build_model(settled, dataset.outputs, dataset.task == "regression")
     if dataset.task == "regression":
         model.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
     if statistics:
