@@ -171,6 +171,10 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
             "fusionkit.data.table:Table",
             "CSV, TSV, JSONL or Parquet with a column for each field",
         ),
+        "webdataset": (
+            "fusionkit.data.webdataset:WebDataset",
+            "shards (tar files) of samples, local or at URLs: data that fit no disk",
+        ),
         "digit_claims": (
             "fusionkit.data.digit_claims:DigitClaims",
             "handwritten digits paired with claims about them; ships with fusionkit",

@@ -41,9 +41,10 @@ def run(argv: Sequence[str]) -> int:
     fields = ", ".join(f"{role} reads {field}" for role, field in report.fields.items())
     rates = ", ".join(f"{group} {rate:g}" for group, rate in report.learning_rates.items())
     data = report.data
-    samples = data if isinstance(data, str) else ", ".join(f"{v} {k}" for k, v in data.items())
+    if not isinstance(data, str):
+        data = ", ".join(f"{k} (a stream)" if v is None else f"{v} {k}" for k, v in data.items())
     rows = [("fields", fields), ("outputs", str(report.outputs)), ("learning rates", rates)]
     if report.augmentation:
         rows.insert(1, ("augmentation", report.augmentation))
-    print_table([*rows, ("samples", samples)], width=100)
+    print_table([*rows, ("samples", data)], width=100)
     return 0

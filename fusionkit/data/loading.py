@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from fusionkit.config.schema import LoaderConfig
-from fusionkit.data.base import Sample, Task
+from fusionkit.data.base import Sample, Samples, Stream, Task
 from fusionkit.data.missing import Unreadable, count_missing, is_empty, lacking
 from fusionkit.encoders.base import PRESENT, Inputs, Preprocessor
 from fusionkit.errors import (
@@ -92,8 +92,11 @@ class FusionDataset(TorchDataset[Row]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Row:
-        sample = self.samples[index]
-        dropped = self._dropped(sample, index)
+        return self.row(self.samples[index], index, index)
+
+    def row(self, sample: Sample, index: int, key: int | str) -> Row:
+        """One sample as a row; ``key`` stands for it in what is random."""
+        dropped = self._dropped(sample, key)
         inputs: Row = {}
         unreadable = []
         for role in self.roles:
@@ -122,14 +125,14 @@ class FusionDataset(TorchDataset[Row]):
         except FusionkitError as error:
             return error
 
-    def _dropped(self, sample: Sample, index: int) -> Collection[str]:
-        """Roles whose field is dropped: a function of seed, epoch and index, never all there are.
+    def _dropped(self, sample: Sample, key: int | str) -> Collection[str]:
+        """Roles whose field is dropped: a function of seed, epoch and key, never all there are.
 
         So it depends neither on workers nor on whether a run was continued.
         """
         if not self.train or not any(role.dropout for role in self.roles):
             return ()
-        rng = random.Random(f"{self.seed} {self.epoch} {index}")
+        rng = random.Random(f"{self.seed} {self.epoch} {key}")
         present = [role for role in self.roles if not _is_missing(sample, role)]
         dropped = [role.role for role in present if rng.random() < role.dropout]
         if dropped and len(dropped) == len(present):
@@ -207,7 +210,7 @@ class Loader(DataLoader[Any]):
 
 
 def make_loader(
-    samples: Sequence[Sample],
+    samples: Samples,
     roles: Sequence[RoleInput],
     task: Task,
     outputs: int,
@@ -230,10 +233,14 @@ def make_loader(
         DataError: Nothing to train on, or a sample lacks a field that it may not lack; while
             iterating, a value that cannot be read.
     """
+    if isinstance(samples, Stream):
+        from fusionkit.data.streaming import make_stream_loader  # builds on this module
+
+        return make_stream_loader(samples, roles, task, outputs, config, train, seed)
     if train and not len(samples):
         raise DataError("The training split is empty. Check the data set's files and splits.")
     size = config.batch_size if train else config.eval_batch_size or config.batch_size
-    workers = min(8, _cores()) if config.workers is None else config.workers
+    workers = count_workers(config)
     return Loader(
         FusionDataset(samples, roles, train, seed),
         batch_size=size,
@@ -326,6 +333,11 @@ def _preprocess(sample: Sample, role: RoleInput) -> Any:
 def _is_unreadable(error: BaseException | None) -> bool:
     """Whether a value is to blame; a KeyError, say, is a fault of the preprocessor."""
     return isinstance(error, DataError | OSError)
+
+
+def count_workers(config: LoaderConfig) -> int:
+    """How many processes read and preprocess."""
+    return min(8, _cores()) if config.workers is None else config.workers
 
 
 def _cores() -> int:

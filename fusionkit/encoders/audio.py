@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,9 +36,10 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     """A raw value to mono samples.
 
     Args:
-        raw: A path to what libsndfile reads (WAV, FLAC, Ogg, MP3, ...), ``(array, rate)``, or
-            ``{"array": ..., "sampling_rate": ...}``. Arrays (numpy or torch) are (samples,), or
-            have their channels on the shorter side; floats in -1..1, int16 or int32.
+        raw: A path to what libsndfile reads (WAV, FLAC, Ogg, MP3, ...) or its bytes,
+            ``(array, rate)``, or ``{"array": ..., "sampling_rate": ...}``. Arrays (numpy or torch)
+            are (samples,), or have their channels on the shorter side; floats in -1..1, int16 or
+            int32.
         rate: Samples per second of the result.
         max_seconds: What comes later is cut off; of a file, it is not read.
 
@@ -47,9 +49,9 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     Raises:
         DataError: The file is missing, damaged or empty, or the array is not sound.
     """
-    if isinstance(raw, str | Path):
-        name = f"The audio file {raw}"
-        array, own = _read_file(Path(raw), name, max_seconds)
+    if isinstance(raw, str | Path | bytes):
+        name = f"The audio file {f'of {len(raw):,} bytes' if isinstance(raw, bytes) else raw}"
+        array, own = _read_file(raw, name, max_seconds)
     else:
         name = "An audio array"
         array, own = _unpack(raw)
@@ -61,12 +63,12 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     return _resample(samples, int(own), rate)[: math.ceil(max_seconds * rate)]
 
 
-def _read_file(path: Path, name: str, max_seconds: float) -> tuple[Samples, int]:
-    if not path.is_file():
-        raise DataError(f"{name} {'is a folder' if path.is_dir() else 'does not exist'}.")
+def _read_file(raw: str | Path | bytes, name: str, max_seconds: float) -> tuple[Samples, int]:
+    if not isinstance(raw, bytes) and not Path(raw).is_file():
+        raise DataError(f"{name} {'is a folder' if Path(raw).is_dir() else 'does not exist'}.")
     soundfile = require("soundfile", "audio")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as file:
             frames = file.read(
                 math.ceil(max_seconds * file.samplerate), dtype="float32", always_2d=True
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from fusionkit.errors import ConfigError, DataError, EncoderError
 class ImagePreprocessor:
     """A path, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
 
-    Arrays (numpy or torch) are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255,
-    unsigned 16 bits, or floats in 0..1. Transparency is put on white, EXIF rotation is applied, an
-    animation gives its first frame.
+    A file's bytes will do as well. Arrays (numpy or torch) are (H, W), (H, W, 1), (H, W, 3) or
+    (H, W, 4): integers in 0..255, unsigned 16 bits, or floats in 0..1. Transparency is put on
+    white, EXIF rotation is applied, an animation gives its first frame.
     """
 
     def __init__(
@@ -110,14 +111,15 @@ class ImagePreprocessor:
 
 
 def load_image(raw: Any) -> Image.Image:
-    """A path, PIL image or array as a PIL image, turned as its EXIF tag says."""
-    if isinstance(raw, (str, Path)):
+    """A path, a file's bytes, a PIL image or an array as an image, turned as its EXIF tag says."""
+    if isinstance(raw, (str, Path, bytes)):
+        name = f"of {len(raw):,} bytes" if isinstance(raw, bytes) else raw
         try:
-            with Image.open(raw) as file:
+            with Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as file:
                 return ImageOps.exif_transpose(file)
         # PIL raises these for missing, truncated, broken and far too large files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"The image {raw} cannot be read: {error}") from error
+            raise DataError(f"The image {name} cannot be read: {error}") from error
     if isinstance(raw, Image.Image):
         return ImageOps.exif_transpose(raw)
     if isinstance(raw, (np.ndarray, Tensor)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,16 +90,17 @@ class VectorPreprocessor:
 
 
 def load_vectors(raw: Any, dim: int) -> NDArray[np.float64]:
-    """(T, dim) finite numbers of a list, an array, a tensor or a ``.npy`` file.
+    """(T, dim) finite numbers of a list, an array, a tensor, or a ``.npy`` file or its bytes.
 
     Raises:
         DataError: The file cannot be read, or it is not this many finite numbers.
     """
-    if isinstance(raw, (str, Path)):
+    if isinstance(raw, (str, Path, bytes)):
+        name = f"of {len(raw):,} bytes" if isinstance(raw, bytes) else raw
         try:
-            raw = np.load(raw, allow_pickle=False)
+            raw = np.load(io.BytesIO(raw) if isinstance(raw, bytes) else raw, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"The vector {raw} cannot be read: {error}") from error
+            raise DataError(f"The vector {name} cannot be read: {error}") from error
     try:
         found = np.asarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:

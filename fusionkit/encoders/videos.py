@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fusionkit.errors import DataError
 from fusionkit.registry import require
 
 _ANIMATIONS = (".gif", ".webp", ".png", ".apng")  # what PIL reads and FFmpeg may not
+_ANIMATED = (b"GIF8", b"\x89PNG")  # how their bytes begin, those of WebP aside
 _FAR = 5.0  # seconds; decoding so much costs about as much as a keyframe's distance after a seek
 _SLACK = 1.0  # seconds by which a whole file may end ahead of what its header says
 
@@ -24,8 +26,8 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
     """Frames of a video, at even distances: each is the middle one of its share.
 
     Args:
-        raw: A path of a video file, an animation or a folder of images, in natural order; a
-            sequence of images or their paths; or an array of uint8, (T, H, W, 3).
+        raw: A path of a video file, an animation or a folder of images, in natural order; a file's
+            bytes; a sequence of images or their paths; or an array of uint8, (T, H, W, 3).
         count: How many; a shorter video gives all it has.
 
     Returns:
@@ -39,6 +41,8 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
         if path.is_dir():
             return [load_image(file) for file in pick(_image_files(path), count)]
         return _read_file(path, count)
+    if isinstance(raw, bytes):
+        return _read_file(raw, count)
     if isinstance(raw, (np.ndarray, Tensor)):
         raw = np.asarray(raw)
         if raw.ndim != 4 or raw.shape[3] != 3 or raw.dtype != np.uint8:
@@ -79,40 +83,49 @@ def _natural(file: Path) -> list[str | int]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _read_file(path: Path, count: int) -> list[Image.Image]:
+def _read_file(raw: Path | bytes, count: int) -> list[Image.Image]:
     try:
-        size = path.stat().st_size
-        if not size:
+        if not (len(raw) if isinstance(raw, bytes) else raw.stat().st_size):
             raise ValueError("it is empty")
-        animated = path.suffix.lower() in _ANIMATIONS
-        frames = _read_animation(path, count) if animated else _decode(path, count)
+        frames = _read_animation(raw, count) if _is_animation(raw) else _decode(raw, count)
         if not frames:
             raise ValueError("no frame could be decoded")
     # PIL, FFmpeg and the file system; a bug of ours is none of these.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"The video {path} cannot be read: {error}") from error
+        name = f"of {len(raw):,} bytes" if isinstance(raw, bytes) else raw
+        raise DataError(f"The video {name} cannot be read: {error}") from error
     return frames
 
 
-def _read_animation(path: Path, count: int) -> list[Image.Image]:
+def _is_animation(raw: Path | bytes) -> bool:
+    if isinstance(raw, bytes):
+        return raw.startswith(_ANIMATED) or (raw.startswith(b"RIFF") and raw[8:12] == b"WEBP")
+    return raw.suffix.lower() in _ANIMATIONS
+
+
+def _source(raw: Path | bytes) -> Any:
+    return BytesIO(raw) if isinstance(raw, bytes) else str(raw)
+
+
+def _read_animation(raw: Path | bytes, count: int) -> list[Image.Image]:
     frames = []
-    with Image.open(path) as file:
+    with Image.open(_source(raw)) as file:
         for place in pick(range(getattr(file, "n_frames", 1)), count):
             file.seek(place)
             frames.append(file.convert("RGBA" if file.has_transparency_data else "RGB"))
     return frames
 
 
-def _decode(path: Path, count: int) -> list[Image.Image]:
+def _decode(raw: Path | bytes, count: int) -> list[Image.Image]:
     av = require("av", "video")
     try:
-        with av.open(str(path)) as container:
+        with av.open(_source(raw)) as container:
             if not container.streams.video:
                 raise ValueError("it has no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # data workers are processes already
             frames = _decode_at(container, stream, count)
-        return [_to_image(frame) for frame in frames or _decode_all(av, path, count)]
+        return [_to_image(frame) for frame in frames or _decode_all(av, raw, count)]
     except av.FFmpegError as error:
         raise ValueError(str(error)) from error
 
@@ -153,12 +166,12 @@ def _check_end(last: Any, time: float, base: float) -> None:
         raise ValueError(f"it is cut off: nothing at {time * base:.1f} s, where more is announced")
 
 
-def _decode_all(av: Any, path: Path, count: int) -> list[Any]:
+def _decode_all(av: Any, raw: Path | bytes, count: int) -> list[Any]:
     """The same by number of frame, in two passes over the file, so that memory stays flat."""
-    with av.open(str(path)) as container:
+    with av.open(_source(raw)) as container:
         total = sum(1 for _ in container.decode(video=0))
     wanted = set(pick(range(total), count))
-    with av.open(str(path)) as container:
+    with av.open(_source(raw)) as container:
         return [frame for i, frame in enumerate(container.decode(video=0)) if i in wanted]
 
 

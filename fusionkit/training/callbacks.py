@@ -100,6 +100,7 @@ class ProgressBar(RichProgressBar):
 
 
 _NOT_HERE = (
+    ".*IterableDataset. has .__len__. defined.*",  # StreamLoader ends its epochs itself
     ".*does not have many workers.*",  # loader.workers says how many
     ".*exists and is not empty.*",  # the folder of a continued run, whose log is kept
     ".*number of training batches.*smaller than the logging interval.*",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusionkit.config.schema import Experiment
+from fusionkit.data.base import Stream
 from fusionkit.errors import DataError
 from fusionkit.training.assemble import check_presence, dry_build, read_splits
 from fusionkit.training.augmentation import augmentation_text
@@ -24,7 +25,7 @@ class Report:
         augmentation: What is done to the training images of each role that sees some.
         learning_rates: By parameter group.
         outputs: Width of the prediction.
-        data: Samples by split, or why the data cannot be read.
+        data: Samples by split, None where nobody has counted them; or why the data cannot be read.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Report:
     augmentation: str
     learning_rates: dict[str, float]
     outputs: int
-    data: dict[str, int] | str
+    data: dict[str, int | None] | str
 
     @property
     def trained(self) -> int:
@@ -54,11 +55,11 @@ def check(experiment: Experiment) -> Report:
     model, dataset, fields = dry_build(experiment)
     for baseline in experiment.baselines.values():
         dry_build(baseline)
-    data: dict[str, int] | str
+    data: dict[str, int | None] | str
     try:
         splits = read_splits(experiment, dataset, ("train", "val", "test"))
         check_presence(experiment, model, fields, splits)
-        data = {name: len(samples) for name, samples in splits.items()}
+        data = {name: s.length if isinstance(s, Stream) else len(s) for name, s in splits.items()}
     except DataError as error:
         data = str(error)
     rates = learning_rates(model, experiment.optimizer)

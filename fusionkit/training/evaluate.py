@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusionkit.config.schema import Experiment
 from fusionkit.config.validate import load_config
-from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.base import Dataset, Samples
 from fusionkit.data.loading import Loader, make_loader
 from fusionkit.data.read import check_suffix, read_columns
 from fusionkit.data.rows import FieldSpec
@@ -176,7 +176,7 @@ def _prepare(
     experiment: Experiment,
     task: FusionTask,
     fields: Mapping[str, str],
-    samples: Sequence[Sample],
+    samples: Samples,
 ) -> tuple[L.Trainer, Loader]:
     config = experiment.trainer
     trainer = L.Trainer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import yaml
 from rich.console import Console
 
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.base import Dataset, Samples, Stream
 from fusionkit.data.loading import Loader, make_loader
-from fusionkit.errors import DataError
+from fusionkit.errors import ConfigError, DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
@@ -50,13 +50,14 @@ from fusionkit.training.report import (
     missing_lines,
     parameter_table,
     results_table,
+    size_text,
 )
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 from fusionkit.training.trainer import make_trainer, monitored
 
 _log = logging.getLogger("fusionkit")
 
-ReadData = dict[str, tuple[Dataset, dict[str, Sequence[Sample]]]]
+ReadData = dict[str, tuple[Dataset, dict[str, Samples]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +165,15 @@ def _run(
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
     trainer = make_trainer(experiment, folder, monitor, [best])
+    train = splits["train"]
+    if trainer.world_size > 1 and isinstance(train, Stream) and train.length is None:
+        raise ConfigError(
+            f"trainer.devices: {trainer.world_size} processes have to end an epoch together, and "
+            f"nobody knows how many samples this stream has. Set data.samples_per_epoch."
+        )
     if out:
         out.print(parameter_table(counts))
-        sizes = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.items())
+        sizes = ", ".join(size_text(name, samples) for name, samples in splits.items())
         if text := augmentation_text(experiment, dataset):
             out.print(f"Augmentation: {text}.", soft_wrap=True)
         out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
@@ -195,7 +202,7 @@ def _run(
 
 def prepare(
     experiment: Experiment, data: ReadData, statistics: bool = True
-) -> tuple[Dataset, dict[str, Sequence[Sample]], FusionModel, dict[str, str]]:
+) -> tuple[Dataset, dict[str, Samples], FusionModel, dict[str, str]]:
     """Data set, splits, the model as training starts with it, and the field of each role.
 
     Args:
@@ -221,9 +228,7 @@ def prepare(
     return dataset, splits, model, fields
 
 
-def read_data(
-    experiment: Experiment, data: ReadData
-) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
+def read_data(experiment: Experiment, data: ReadData) -> tuple[Dataset, dict[str, Samples]]:
     """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
     key = repr((experiment.data, experiment.missing.mask))
     if key not in data:
@@ -232,7 +237,7 @@ def read_data(
     return data[key]
 
 
-def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Sample]]:
+def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Samples]:
     splits = read_splits(experiment, dataset, ("train", "val", "test"))
     if not splits["train"]:
         raise DataError(
@@ -245,7 +250,7 @@ def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Samp
     return splits
 
 
-def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str, lenient: bool) -> None:
+def _fit_statistics(encoder: Any, samples: Samples, field: str, lenient: bool) -> None:
     """Show an encoder the training split; one that takes no statistics reads none of it."""
     last = ""
 

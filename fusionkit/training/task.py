@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,8 +100,9 @@ class FusionTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.optimizer_config)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = make_schedule(optimizer, self.optimizer_config, steps)
+        steps = self.trainer.estimated_stepping_batches
+        known = 0 <= steps < math.inf  # not of a stream that nobody has counted
+        schedule = make_schedule(optimizer, self.optimizer_config, int(steps) if known else None)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
