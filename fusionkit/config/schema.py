@@ -40,15 +40,32 @@ class LoaderConfig:
         batch_size: Samples per step and device in training.
         eval_batch_size: The same in validation, test and prediction; null for batch_size.
         workers: Processes that read and preprocess; null for one per core, at most 8.
+        bucket_by_length: Training batches of texts and sounds of similar length, to pad less.
+        tokens_per_batch: Tokens that a batch has at most, padding included, instead of batch_size;
+            in buckets.
+        balanced: Epochs in which each class is drawn equally often.
+        shots: Train on this many samples, in the proportions of the classes; null for all.
+        shots_per_class: Train on this many samples of each class; null for all.
     """
 
     batch_size: int = 32
     eval_batch_size: int | None = None
     workers: int | None = None
+    bucket_by_length: bool = False
+    tokens_per_batch: int | None = None
+    balanced: bool = False
+    shots: int | None = None
+    shots_per_class: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "batch_size", "eval_batch_size")
+        _at_least(self, 1, "batch_size", "eval_batch_size", "tokens_per_batch")
+        _at_least(self, 1, "shots", "shots_per_class")
         _at_least(self, 0, "workers")
+        if self.shots is not None and self.shots_per_class is not None:
+            raise ConfigError(
+                f"shots is {self.shots} and shots_per_class is {self.shots_per_class}; set one of "
+                f"them to null."
+            )
 
 
 @dataclass(frozen=True, slots=True)

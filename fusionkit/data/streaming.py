@@ -16,10 +16,10 @@ from fusionkit.data.loading import (
     Collate,
     FusionDataset,
     Loader,
-    RoleInput,
     Row,
     count_workers,
 )
+from fusionkit.data.values import RoleInput
 from fusionkit.errors import DataError, FusionkitError
 
 T = TypeVar("T")

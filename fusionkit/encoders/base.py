@@ -98,6 +98,18 @@ class Preprocessor(Protocol):
 
 
 @runtime_checkable
+class KnowsLength(Protocol):
+    """A preprocessor whose rows differ in length, and are padded to the longest of a batch."""
+
+    def length(self, raw: Any) -> int:
+        """Tokens that one raw value becomes in the encoder, found without making its row.
+
+        Exact where batches have a budget of tokens; about right will do for buckets.
+        """
+        ...
+
+
+@runtime_checkable
 class Prompts(Protocol):
     """Hands each layer its prompt rows."""
 

@@ -138,14 +138,23 @@ class TextPreprocessor:
         Raises:
             EncoderError: Not a text.
         """
+        return {"input_ids": torch.tensor(self._encode(raw), dtype=torch.long)}
+
+    def length(self, raw: Any) -> int:
+        """Tokens of one text.
+
+        Raises:
+            EncoderError: Not a text.
+        """
+        return len(self._encode(raw))
+
+    def _encode(self, raw: Any) -> list[int]:
         if not isinstance(raw, str | None):
             raise EncoderError(
                 f"A text encoder takes a str (or None for no text), given "
                 f"{type(raw).__name__}: {str(raw)[:60]!r}. Check which column holds the text."
             )
-        return {"input_ids": torch.tensor(self._encode(raw or ""), dtype=torch.long)}
-
-    def _encode(self, text: str) -> list[int]:
+        text = raw or ""
         if self.tokenizer.is_fast:
             # Not tokenizer(text): that is a batch of one, which starts a thread pool and makes
             # data workers that are forked later warn about it.

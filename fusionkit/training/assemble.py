@@ -8,16 +8,18 @@ import torch
 
 from fusionkit.config.schema import Experiment, MissingConfig
 from fusionkit.data.base import Dataset, Samples, Split, Stream
-from fusionkit.data.loading import RoleInput, pick_field
+from fusionkit.data.fields import pick_field
 from fusionkit.data.masks import read_mask
 from fusionkit.data.missing import blank_of, count_missing
+from fusionkit.data.subsets import few_shots
+from fusionkit.data.values import RoleInput
 from fusionkit.encoders.base import MainEncoder
-from fusionkit.errors import ConfigError
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
 from fusionkit.training.augmentation import with_augmentation
 from fusionkit.training.optimizer import learning_rates
+from fusionkit.training.streams import check_stream
 
 
 def field_by_role(experiment: Experiment, dataset: Dataset) -> dict[str, str]:
@@ -88,59 +90,27 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
 def read_splits(
     experiment: Experiment, dataset: Dataset, names: Sequence[Split]
 ) -> dict[str, Samples]:
-    """Splits of a data set, without what the experiment's mask takes away.
+    """Splits of a data set, without what the experiment's mask takes away; of training, its shots.
 
     Raises:
-        ConfigError: See :func:`check_stream`.
-        DataError: A split or the mask cannot be read, or they do not fit each other.
+        ConfigError: The task has no classes to take shots of, or see :func:`check_stream`.
+        DataError: A split or the mask cannot be read, or they do not fit each other; or there are
+            fewer samples than shots.
     """
     splits: dict[str, Samples] = {name: dataset.split(name) for name in names}
-    for name, samples in splits.items():
-        if isinstance(samples, Stream):
-            check_stream(experiment, name, samples)
-    if experiment.missing.mask is None:
-        return splits
-    mask = read_mask(experiment.missing.mask, dataset.fields)
-    return {
-        name: samples if isinstance(samples, Stream) else mask.apply(name, samples)
-        for name, samples in splits.items()
-    }
-
-
-def check_stream(experiment: Experiment, name: str, stream: Stream) -> None:
-    """Check that an experiment asks nothing of a stream that only counted samples can give.
-
-    Raises:
-        ConfigError: It does.
-    """
-    config, train = experiment.trainer, name == "train"
-    limit = {
-        "train": config.limit_train_batches,
-        "val": config.limit_val_batches,
-        "test": config.limit_test_batches,
-    }[name]
-    counted = (train and stream.length is not None) or isinstance(limit, int)
-    count = f"set data.samples_per_epoch, or trainer.limit_{name}_batches to a number of batches"
-    wrong = [
-        (
-            experiment.missing.mask is not None,
-            "missing.mask: a mask numbers the samples of a split, and a stream has no numbers; "
-            "write shards that lack the fields.",
-        ),
-        (
-            train and experiment.optimizer.schedule == "cosine" and not counted,
-            f"optimizer.schedule: cosine has to know how long training is, and nobody knows how "
-            f"many samples this stream has; {count}, or take the schedule step.",
-        ),
-        (
-            isinstance(limit, float) and limit < 1 and not counted,
-            f"trainer.limit_{name}_batches: {limit} is a share of samples that nobody has counted; "
-            f"give a number of batches.",
-        ),
-    ]
-    for found, message in wrong:
-        if found:
-            raise ConfigError(message)
+    counted = {name: found for name, found in splits.items() if not isinstance(found, Stream)}
+    for name, found in splits.items():
+        if isinstance(found, Stream):
+            check_stream(experiment, name, found)
+    if experiment.missing.mask is not None and counted:
+        mask = read_mask(experiment.missing.mask, dataset.fields)
+        counted = {name: mask.apply(name, samples) for name, samples in counted.items()}
+    total, per_class = experiment.loader.shots, experiment.loader.shots_per_class
+    if len(counted.get("train", ())) and (total, per_class) != (None, None):
+        counted["train"] = few_shots(
+            counted["train"], dataset.task, experiment.seed, total, per_class
+        )
+    return {**splits, **counted}
 
 
 def check_presence(

@@ -69,21 +69,24 @@ class SaveBest(L.Callback):
         checkpoint.save(self.path, pl_module.model, self.describe(metrics, self.best_epoch))
 
 
-class SeedEpochs(L.Callback):
-    """Makes each epoch's randomness a function of seed, epoch and process.
+class SeedSteps(L.Callback):
+    """Makes the randomness of each step a function of seed, epoch, batch and process.
 
     So a continued run draws the same order, dropout, dropped fields and routing noise as one
-    without a break.
+    without a break, wherever the break was.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        shared = random.Random(f"{self.seed} {trainer.current_epoch}").getrandbits(48)
-        torch.manual_seed(shared + trainer.global_rank)
-        trainer.train_dataloader.generator.manual_seed(shared)
-        trainer.train_dataloader.dataset.epoch = trainer.current_epoch
+        trainer.train_dataloader.set_epoch(trainer.current_epoch)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        rng = random.Random(f"{self.seed} {trainer.current_epoch} {batch_idx}")
+        torch.manual_seed(rng.getrandbits(48) + trainer.global_rank)
 
 
 class ProgressBar(RichProgressBar):
@@ -101,6 +104,7 @@ class ProgressBar(RichProgressBar):
 
 _NOT_HERE = (
     ".*IterableDataset. has .__len__. defined.*",  # StreamLoader ends its epochs itself
+    ".*custom batch sampler.*for prediction.*",  # it leaves nothing out
     ".*does not have many workers.*",  # loader.workers says how many
     ".*exists and is not empty.*",  # the folder of a continued run, whose log is kept
     ".*number of training batches.*smaller than the logging interval.*",

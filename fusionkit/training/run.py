@@ -18,6 +18,7 @@ from rich.console import Console
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Samples, Stream
 from fusionkit.data.loading import Loader, make_loader
+from fusionkit.data.missing import targets_of
 from fusionkit.errors import ConfigError, DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
@@ -216,7 +217,7 @@ def prepare(
     settled = with_augmentation(experiment, dataset)
     model = build_model(settled, dataset.outputs, dataset.task == "regression")
     if dataset.task == "regression":
-        model.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
+        model.fit_scale(torch.tensor(targets_of(splits["train"]), dtype=torch.float))
     if statistics:
         for role, transfer in model.fusion.encoders.items():
             _fit_statistics(
@@ -230,7 +231,9 @@ def prepare(
 
 def read_data(experiment: Experiment, data: ReadData) -> tuple[Dataset, dict[str, Samples]]:
     """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
-    key = repr((experiment.data, experiment.missing.mask))
+    loader = experiment.loader
+    shots = (experiment.seed, loader.shots, loader.shots_per_class)
+    key = repr((experiment.data, experiment.missing.mask, shots if any(shots[1:]) else None))
     if key not in data:
         dataset: Dataset = experiment.data.build()
         data[key] = dataset, _splits(experiment, dataset)
@@ -297,6 +300,7 @@ def make_loaders(
             experiment.loader,
             train=name == "train",
             seed=experiment.seed,
+            shared=True,
         )
         for name, samples in splits.items()
         if samples

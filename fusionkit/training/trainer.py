@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.errors import ConfigError, suggest
-from fusionkit.training.callbacks import ProgressBar, SeedEpochs, quiet
+from fusionkit.training.callbacks import ProgressBar, SeedSteps, quiet
 from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
 
 
@@ -40,7 +40,7 @@ def make_trainer(
     callbacks = [
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
         LearningRateMonitor(),
-        SeedEpochs(experiment.seed),
+        SeedSteps(experiment.seed),
         *callbacks,
     ]
     if config.progress_bar:
@@ -68,6 +68,7 @@ def make_trainer(
                 enable_progress_bar=config.progress_bar,
                 enable_model_summary=False,  # the parameter table says more
                 num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # the loaders share batches among processes
                 callbacks=callbacks,
                 logger=[
                     CSVLogger(folder, name="", version=""),

@@ -84,6 +84,29 @@ def test_the_resume_checkpoint_holds_no_frozen_weights(tiny_config):
     assert not any("backbone" in name for name in names)
 
 
+def test_few_shots_are_of_the_training_split_alone(tiny_config):
+    result = run(tiny_config, loader={"shots": 20, "batch_size": 4}, trainer={"max_epochs": 1})
+    last = torch.load(result.folder / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 5
+    with pytest.raises(DataError, match=r"loader.shots is 65, but there are 64 training samples"):
+        run(tiny_config, loader={"shots": 65})
+    with pytest.raises(ConfigError, match="shots is 4 and shots_per_class is 2; set one of them"):
+        run(tiny_config, loader={"shots": 4, "shots_per_class": 2})
+
+
+def test_statistics_are_of_the_shots(tiny_config):
+    scales = set()
+    for shots in (8, 32, None):
+        result = run(tiny_config, data={"task": "regression"}, loader={"shots": shots})
+        scales.add(fusionkit.load(result.folder).model.head.target_mean.item())
+    assert len(scales) == 3
+
+
+def test_classes_are_balanced(tiny_config):
+    result = run(tiny_config, loader={"balanced": True})
+    assert 0 <= result.metrics["test/accuracy"] <= 1
+
+
 def test_nothing_to_continue_says_so(tiny_config, tmp_path):
     with pytest.raises(CheckpointError, match="No run to continue"):
         run(tiny_config, "last")
