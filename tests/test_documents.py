@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import replicas
 import yaml
 from PIL import Image
 
@@ -47,9 +48,9 @@ def head_commands(config: Path) -> list[str]:
 
 def test_the_globs_see_what_is_there():
     assert {path.parent.name: 0 for path in CONFIGS}.keys() == {"compare", "configs", "modularity"}
-    assert len(CONFIGS) == 16
+    assert len(CONFIGS) == 17
     assert len(list(BASELINES.rglob("*.yaml"))) == 51
-    assert len(PAGES) == 13
+    assert len(PAGES) == 15
     assert sum(len(commands(page)) for page in PAGES) >= 60
     assert all(len(head_commands(config)) >= 2 for config in CONFIGS)
 
@@ -63,7 +64,7 @@ def test_every_config_builds(config, monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder like a checkout, with a table of new claims to predict on."""
+    """A folder like a checkout, with a table of new claims and small published data sets."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "configs").symlink_to(ROOT / "configs")
     sample = DigitClaims(2).split("test")[0]
@@ -78,6 +79,9 @@ def place(tmp_path_factory) -> Path:
         Image.new("RGB", (32, 32), (80 * (i % 3), i, 0)).save(folder / "data" / f"{i}.png")
         rows.append(f"{i}.png,number {i},{category}")
     (folder / "data" / "products.csv").write_text("\n".join(rows) + "\n")
+    for name in ("food101", "mmimdb", "snli_ve", "mustard"):
+        (folder / "data" / name).mkdir()
+        getattr(replicas, name)(folder / "data" / name)
     return folder
 
 

@@ -46,5 +46,8 @@ def run(argv: Sequence[str]) -> int:
     rows = [("fields", fields), ("outputs", str(report.outputs)), ("learning rates", rates)]
     if report.augmentation:
         rows.insert(1, ("augmentation", report.augmentation))
-    print_table([*rows, ("samples", data)], width=100)
+    rows.append(("samples", data))
+    if report.cache:
+        rows.append(("computed once", "; ".join(report.cache)))
+    print_table(rows, width=100)
     return 0

@@ -198,7 +198,36 @@ class MissingConfig:
         return self.dropout.get(role, 0.0) if isinstance(self.dropout, dict) else self.dropout
 
 
-SECTIONS: dict[str, type[LoaderConfig | OptimizerConfig | TrainerConfig | MissingConfig]] = {
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """What frozen encoders see, computed once; `cache: true` is short for `roles: all`.
+
+    Args:
+        roles: Which: main, complement, complement_2, ...; all for every complement that is read,
+            and the main encoder if its first layers run without prompts; auto for those of them
+            that can be.
+        dtype: What values are kept as; float16 takes half the space and is not exact.
+        folder: Where; null for $FUSIONKIT_CACHE, or fusionkit in the user's folder of caches.
+    """
+
+    roles: Literal["all", "auto"] | list[str] = field(default_factory=list)
+    dtype: Literal["float32", "float16"] = "float32"
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        for role in () if isinstance(self.roles, str) else self.roles:
+            _check_role("roles", role)
+
+
+# A section that a config may give as a word, and what that stands for.
+SHORT: dict[str, dict[Any, dict[str, Any]]] = {
+    "cache": {True: {"roles": "all"}, False: {"roles": []}, "auto": {"roles": "auto"}}
+}
+
+SECTIONS: dict[
+    str, type[CacheConfig | LoaderConfig | OptimizerConfig | TrainerConfig | MissingConfig]
+] = {
+    "cache": CacheConfig,
     "loader": LoaderConfig,
     "missing": MissingConfig,
     "optimizer": OptimizerConfig,
@@ -226,6 +255,7 @@ class ConfigKeys:
         fusion: How complements and main encoder are fused.
         data: Where samples come from.
         loader: How samples become batches.
+        cache: What frozen encoders see is computed once.
         missing: Samples that lack a field.
         optimizer: AdamW and its schedule.
         trainer: How long and where to train.
@@ -250,6 +280,7 @@ class ConfigKeys:
     fusion: Node = "conditional_prompt"
     data: Node = None
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     missing: MissingConfig = field(default_factory=MissingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -302,6 +333,7 @@ class Experiment:
         fusion: How they are fused.
         data: Where samples come from.
         loader: See :class:`LoaderConfig`.
+        cache: See :class:`CacheConfig`.
         missing: See :class:`MissingConfig`.
         optimizer: See :class:`OptimizerConfig`.
         trainer: See :class:`TrainerConfig`.
@@ -321,6 +353,7 @@ class Experiment:
     fusion: Component
     data: Component
     loader: LoaderConfig
+    cache: CacheConfig
     missing: MissingConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig

@@ -84,6 +84,11 @@ class FusionDataset(TorchDataset[Row]):
                 if not role.may_lack:
                     raise lacking(sample, role.role, role.field, self.allow)
                 continue
+            if role.stored is not None:
+                inputs[role.role] = role.stored[index]
+                if inputs[role.role] is None:
+                    unreadable.append((role.field, sample.origin))
+                continue
             try:
                 inputs[role.role] = read_value(sample, role, role.preprocessor)
             except DataError as error:
@@ -265,14 +270,15 @@ def _batches(dataset: FusionDataset, task: Task, config: LoaderConfig, shared: b
 
 
 def _collate(role: RoleInput, rows: Sequence[Any]) -> Inputs:
+    collate = role.preprocessor.collate if role.stored is None else role.stored.collate
     if not role.may_lack:
-        return role.preprocessor.collate(rows)
+        return collate(rows)
     present = torch.tensor([row is not None for row in rows])
     if role.blank is not None and not present.all():
         blank = role.preprocessor(role.blank)
         rows = [blank if row is None else row for row in rows]
     rows = [row for row in rows if row is not None]
-    return {**(role.preprocessor.collate(rows) if rows else {}), PRESENT: present}
+    return {**(collate(rows) if rows else {}), PRESENT: present}
 
 
 def _seed_everything(key: str) -> None:

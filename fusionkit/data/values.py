@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from fusionkit.data.base import Sample
 from fusionkit.data.missing import is_empty, is_unreadable
@@ -20,6 +22,18 @@ from fusionkit.errors import (
 _SHOWN = 200  # characters of a value in a message
 
 
+class Stored(Protocol):
+    """What was computed before of the values of one split: what a cache hands out."""
+
+    def __getitem__(self, index: int) -> Any:
+        """What stands for the value of sample ``index``; None if it could not be read."""
+        ...
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows to :data:`Inputs` that stand for raw ones."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RoleInput:
     """What an encoder reads.
@@ -32,6 +46,7 @@ class RoleInput:
         blank: Raw value that is collated in the place of a missing one; None leaves the row out.
         unreadable: Whether a value that cannot be read counts as missing.
         dropout: Probability that the field is dropped in training.
+        stored: What stands for the values of a split, if they were seen before.
     """
 
     role: str
@@ -41,6 +56,7 @@ class RoleInput:
     blank: Any = None
     unreadable: bool = False
     dropout: float = 0.0
+    stored: Stored | None = None
 
 
 def is_missing(sample: Sample, role: RoleInput) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
+from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment, MissingConfig
 from fusionkit.data.base import Dataset, Samples, Split, Stream
 from fusionkit.data.fields import pick_field
 from fusionkit.data.masks import read_mask
 from fusionkit.data.missing import blank_of, count_missing
 from fusionkit.data.subsets import few_shots
-from fusionkit.data.values import RoleInput
+from fusionkit.data.values import RoleInput, Stored
 from fusionkit.encoders.base import MainEncoder
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
@@ -80,10 +82,11 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     dataset: Dataset = experiment.data.build()
     fields = field_by_role(experiment, dataset)
     outputs = dataset.outputs
+    settled = with_augmentation(experiment, dataset)
     with torch.device("meta"):
-        settled = with_augmentation(experiment, dataset)
         model = build_model(settled, outputs, dataset.task == "regression")
     learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
+    make_plans(experiment, model)  # raises for what cannot be kept
     return model, dataset, fields
 
 
@@ -130,9 +133,21 @@ def check_presence(
 
 
 def role_inputs(
-    model: FusionModel, fields: Mapping[str, str], train: bool, missing: MissingConfig
+    model: FusionModel,
+    fields: Mapping[str, str],
+    train: bool,
+    missing: MissingConfig,
+    stored: Mapping[str, Stored] = MappingProxyType({}),
 ) -> list[RoleInput]:
-    """How the samples of a split reach the encoders that the fusion uses."""
+    """How the samples of a split reach the encoders that the fusion uses.
+
+    Args:
+        model: The model.
+        fields: The field of each role.
+        train: Whether to augment and to drop fields.
+        missing: Of the config.
+        stored: What stands for the raw values of some roles.
+    """
     fusion = model.fusion
     return [
         RoleInput(
@@ -146,6 +161,7 @@ def role_inputs(
             else None,
             missing.unreadable and may_lack,
             missing.dropout_of(role) if may_lack else 0.0,
+            stored.get(role),
         )
         for role, transfer in {"main": fusion.main, **fusion.complements}.items()
     ]

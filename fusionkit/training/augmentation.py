@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
+from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Component, Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.fusion.base import role_names
@@ -20,13 +23,10 @@ def augmentation_of(experiment: Experiment, dataset: Dataset, role: str) -> Any:
 
     Returns:
         ``none``, ``crop``, ``randaugment`` or a list of transforms: what the config states, else
-        what the data set recommends; ``none`` where the encoder takes no such argument.
+        what the data set recommends; ``none`` where the encoder takes no such argument, and where
+        nothing is stated and the config's ``cache`` keeps what the encoder sees.
     """
-    component = _encoders(experiment)[role]
-    stated = _stated(component)
-    if _KEY not in stated:
-        return "none"
-    return dataset.augment if stated[_KEY] is None else stated[_KEY]
+    return _decided(experiment, dataset, role, _kept(experiment))
 
 
 def with_augmentation(experiment: Experiment, dataset: Dataset) -> Experiment:
@@ -34,8 +34,9 @@ def with_augmentation(experiment: Experiment, dataset: Dataset) -> Experiment:
 
     What is saved stays as it was written: over other data, another augmentation may be right.
     """
+    kept = _kept(experiment)
     encoders = {
-        role: _settled(component, augmentation_of(experiment, dataset, role))
+        role: _settled(component, _decided(experiment, dataset, role, kept))
         for role, component in _encoders(experiment).items()
     }
     main, *complements = encoders.values()
@@ -52,15 +53,38 @@ def with_augmentation(experiment: Experiment, dataset: Dataset) -> Experiment:
 def augmentation_text(experiment: Experiment, dataset: Dataset) -> str:
     """``main randaugment (what the data recommends), complement none``; empty without images."""
     said = []
+    kept = _kept(experiment)
     for role, component in _encoders(experiment).items():
         stated = _stated(component)
         if _KEY in stated:
-            found = augmentation_of(experiment, dataset, role)
+            found = _decided(experiment, dataset, role, kept)
             if isinstance(found, list):
                 found = ", ".join(i if isinstance(i, str) else i["name"] for i in found)
-            asked = "" if stated[_KEY] is not None else " (as the data set recommends)"
-            said.append(f"{role} {found}{asked}")
+            why = ""
+            if stated[_KEY] is None:
+                why = " (kept in the cache)" if role in kept else " (as the data set recommends)"
+            said.append(f"{role} {found}{why}")
     return "; ".join(said)
+
+
+def _decided(experiment: Experiment, dataset: Dataset, role: str, kept: Collection[str]) -> Any:
+    stated = _stated(_encoders(experiment)[role])
+    if _KEY not in stated:
+        return "none"
+    if stated[_KEY] is not None:
+        return stated[_KEY]
+    return "none" if role in kept else dataset.augment
+
+
+def _kept(experiment: Experiment) -> Collection[str]:
+    """Roles whose encoder's work the cache keeps, if they are not augmented."""
+    if not experiment.cache.roles:
+        return ()
+    from fusionkit.training.assemble import build_model  # builds on this module
+
+    with torch.device("meta"):  # where nothing is stated, nothing is done
+        model = build_model(experiment, outputs=2)
+    return [plan.role for plan in make_plans(experiment, model)[0]]
 
 
 def _encoders(experiment: Experiment) -> dict[str, Component]:

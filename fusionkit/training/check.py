@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Stream
 from fusionkit.errors import DataError
@@ -26,6 +27,7 @@ class Report:
         learning_rates: By parameter group.
         outputs: Width of the prediction.
         data: Samples by split, None where nobody has counted them; or why the data cannot be read.
+        cache: What is computed once, by role; and why other things are not.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Report:
     learning_rates: dict[str, float]
     outputs: int
     data: dict[str, int | None] | str
+    cache: list[str]
 
     @property
     def trained(self) -> int:
@@ -64,6 +67,7 @@ def check(experiment: Experiment) -> Report:
         data = str(error)
     rates = learning_rates(model, experiment.optimizer)
     trained_groups = {group for group, _, p in model.named_groups() if p.requires_grad}
+    plans, reasons = make_plans(experiment, model)
     return Report(
         experiment.name,
         count_parameters(model),
@@ -72,4 +76,5 @@ def check(experiment: Experiment) -> Report:
         {group: rate for group, rate in rates.items() if group in trained_groups},
         dataset.outputs,
         data,
+        [f"{plan.role}: {plan.what}" for plan in plans] + reasons,
     )

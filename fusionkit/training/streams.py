@@ -32,6 +32,11 @@ def check_stream(experiment: Experiment, name: str, stream: Stream) -> None:
             "write shards that lack the fields.",
         ),
         (
+            bool(experiment.cache.roles),
+            "cache: what is in it is looked up before training, and a stream is read as it comes; "
+            "set cache: false.",
+        ),
+        (
             train and experiment.optimizer.schedule == "cosine" and not counted,
             f"optimizer.schedule: cosine has to know how long training is, and nobody knows how "
             f"many samples this stream has; {count}, or take the schedule step.",

@@ -322,6 +322,7 @@ def with_(config, **changes):
             {"loader": {"shots": 4, "balanced": True}},
             "loader.shots and loader.balanced: batches of a stream are samples as they come",
         ),
+        ({"cache": {"roles": "all"}}, "cache: what is in it is looked up before training, and a s"),
         ({"trainer": {"limit_val_batches": 0.5}}, "trainer.limit_val_batches: 0.5 is a share of"),
         (
             {"missing": {"allow": ["complement"], "mask": "m.csv"}},

@@ -14,6 +14,7 @@ from fusionkit.cli import main
 from fusionkit.config.validate import experiment_from_mapping, load_config
 from fusionkit.data.base import Dataset
 from fusionkit.data.digit_claims import DigitClaims
+from fusionkit.data.snli_ve import SnliVe
 from fusionkit.data.table import Table
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.augmentation import augmentation_of, augmentation_text, with_augmentation
@@ -26,13 +27,14 @@ class Careful(DigitClaims):
     augment: ClassVar = "crop"
 
 
-def experiment(main=None, complement=None):
+def experiment(main=None, complement=None, **more):
     return experiment_from_mapping(
         {
             "main": main or {"name": "timm_vit", "model": "fusionkit/digits-vit"},
             "complement": complement or CNN,
             "complement_transfer": "frozen",
             "data": {"name": "digit_claims", "claims_per_image": 2},
+            **more,
         }
     )
 
@@ -54,7 +56,7 @@ def test_null_is_what_the_data_set_recommends_and_a_stated_value_holds():
 
 def test_what_data_sets_recommend():
     assert Dataset.augment == Table.augment == "randaugment"
-    assert DigitClaims.augment == "none"
+    assert DigitClaims.augment == SnliVe.augment == "none"
 
 
 @pytest.mark.parametrize("inner", ["timm_cnn", CNN, {**CNN, "augment": "none"}])
@@ -65,6 +67,24 @@ def test_the_encoder_that_a_video_encoder_holds_is_augmented(inner):
     settled = with_augmentation(made, Careful(2)).complements[0].encoder.init["encoder"]
     assert settled["augment"] == expected
     assert settled["name"] == "timm_cnn"
+
+
+@pytest.mark.parametrize(
+    ("cache", "fusion", "kept"),
+    [
+        (True, "conditional_prompt", {"complement"}),
+        ("auto", "late_concat", {"main", "complement"}),
+        ({"roles": ["complement"]}, "late_concat", {"complement"}),
+        (False, "late_concat", set()),
+    ],
+)
+def test_null_is_none_for_what_the_cache_keeps(cache, fusion, kept):
+    made = experiment(cache=cache, fusion=fusion)
+    found = {role: augmentation_of(made, Careful(2), role) for role in ("main", "complement")}
+    assert found == {role: "none" if role in kept else "crop" for role in found}
+    assert augmentation_text(made, Careful(2)).count("(kept in the cache)") == len(kept)
+    stated = experiment(complement={**CNN, "augment": "randaugment"}, cache="auto", fusion=fusion)
+    assert augmentation_of(stated, Careful(2), "complement") == "randaugment"
 
 
 def test_encoders_without_images_are_left_alone():

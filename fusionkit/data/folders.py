@@ -1,0 +1,25 @@
+"""Where files go that can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$FUSIONKIT_CACHE``, else ``fusionkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    It may not exist yet. What is in it may be deleted whenever no run uses it.
+    """
+    own = os.environ.get("FUSIONKIT_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "fusionkit"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader ever finds half of it."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
