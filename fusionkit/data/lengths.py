@@ -39,7 +39,12 @@ def lengths_of(
     Raises:
         DataError: A value cannot be read; names the sample.
     """
-    measured = [role for role in roles if isinstance(role.preprocessor, KnowsLength)]
+    measured = [
+        role
+        for role in roles
+        if isinstance(role.preprocessor, KnowsLength)
+        and (role.stored is None or role.stored.padded)
+    ]
     if not measured:
         return None
     numbers: Sequence[int] = range(len(samples)) if chosen is None else chosen

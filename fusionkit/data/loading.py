@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from fusionkit.data.missing import Unreadable, count_missing, is_unreadable, lac
 from fusionkit.data.sampling import Batches
 from fusionkit.data.values import RoleInput, is_missing, read_value
 from fusionkit.encoders.base import PRESENT, Inputs
-from fusionkit.errors import ConfigError, DataError, FusionkitError
+from fusionkit.errors import CheckpointError, ConfigError, DataError, FusionkitError
 
 Row = dict[str, Any]
 Batch = dict[str, Any]
@@ -171,21 +171,58 @@ class Loader(DataLoader[Any]):
     """
 
     dataset: FusionDataset
+    batch_sampler: Batches
+
+    _given = 0  # batches of this epoch that were handed out
+    _resumes: Mapping[str, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Make what is random of the next iteration that of an epoch."""
         self.dataset.epoch = epoch
-        if isinstance(self.batch_sampler, Batches):
-            self.batch_sampler.epoch = epoch
+        self.batch_sampler.epoch = epoch
+
+    def place(self) -> tuple[int, int]:
+        """Number of this process, and how many share the batches."""
+        return self.batch_sampler.place
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this is, for Lightning's checkpoints."""
+        _, processes = self.place()
+        return {"epoch": self.dataset.epoch, "batches": self._given, "processes": processes}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Let the next iteration go on where another stood.
+
+        Raises:
+            CheckpointError: The batches were shared by more or fewer processes.
+        """
+        then, (_, now) = state_dict["processes"], self.place()
+        if then != now:
+            raise CheckpointError(
+                f"This run stopped within an epoch on {then} processes and cannot continue there "
+                f"on {now}. Set trainer.devices to {then}."
+            )
+        self.set_epoch(state_dict["epoch"])
+        self._resumes = state_dict
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
-        for batch in super().__iter__():
+        # Nothing of this runs before the first batch is asked for: by then the epoch is set.
+        state, self._resumes, self._given = self._resumes, None, 0
+        if state is not None and state["epoch"] == self.dataset.epoch:
+            self._given = state["batches"]
+        for batch in self._batches(self._given):
             if isinstance(batch, FusionkitError):
                 raise batch
             self._count(batch)
+            self._given += 1
             yield batch
         if self.dataset.train:
             self.dataset.unreadable.check(least=2)
+
+    def _batches(self, start: int) -> Iterator[Batch | FusionkitError]:
+        """An epoch's batches, the first ``start`` left out."""
+        self.batch_sampler.start = start
+        return super().__iter__()
 
     def _count(self, batch: Batch) -> None:
         found = batch.pop("unreadable")

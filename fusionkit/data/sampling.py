@@ -17,7 +17,7 @@ from fusionkit.errors import DataError
 Numbers = NDArray[np.int64]
 
 _WIDTH = 1.1  # the longest of a bucket by its shortest
-_LEAST = 4  # batches in a bucket, wider if need be, so that a sample meets others in each epoch
+_LEAST = 2  # batches in a bucket, wider if need be, so that a sample meets others in each epoch
 
 
 class Batches(Sampler[list[int]]):
@@ -76,13 +76,13 @@ class Batches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches of this process, in any epoch."""
-        _, world = self._place()
+        _, world = self.place
         if world not in self._lengths_by_world:
             self._lengths_by_world[world] = len(self.plan(world)) // world
         return self._lengths_by_world[world]
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank, world = self._place()
+        rank, world = self.place
         start, self.start = self.start, 0
         for numbers in self.plan(world)[rank::world][start:]:
             yield numbers.tolist()
@@ -111,8 +111,9 @@ class Batches(Sampler[list[int]]):
         # Evaluation is shuffled as well, so that its first batches, a limit, are as good as others.
         return [batches[place] for place in rng.permutation(groups).ravel()]
 
-    def _place(self) -> tuple[int, int]:
-        """Number of this process and how many there are."""
+    @property
+    def place(self) -> tuple[int, int]:
+        """Number of this process, and how many share the batches."""
         if self.shared and torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1

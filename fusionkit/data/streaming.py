@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Stream, Task
@@ -20,7 +20,7 @@ from fusionkit.data.loading import (
     count_workers,
 )
 from fusionkit.data.values import RoleInput
-from fusionkit.errors import DataError, FusionkitError
+from fusionkit.errors import CheckpointError, DataError, FusionkitError
 
 T = TypeVar("T")
 
@@ -138,13 +138,41 @@ class StreamLoader(Loader):
         length, dataset = self.dataset.stream.length, self.dataset
         if not dataset.train or length is None:
             return len(dataset)  # raises
-        return -(-length // (dataset.size * _place()[1]))
+        return -(-length // (dataset.size * self.place()[1]))
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # as in Loader
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.epoch = epoch
+
+    def place(self) -> tuple[int, int]:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {**super().state_dict(), "workers": self.num_workers}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """As for any loader.
+
+        Raises:
+            CheckpointError: There were more or fewer processes or workers, which read in another
+                order.
+        """
+        then = state_dict["workers"]
+        within = self.dataset.stream.length is not None and state_dict["batches"] < len(self)
+        if within and then != self.num_workers:
+            raise CheckpointError(
+                f"This run stopped within an epoch of a stream that {then} workers read, and "
+                f"{self.num_workers} read it in another order. Set loader.workers to {then}."
+            )
+        super().load_state_dict(state_dict)
+
+    def _batches(self, start: int) -> Iterator[Batch | FusionkitError]:
         dataset = self.dataset
-        dataset.rank, dataset.world = _place()
+        dataset.rank, dataset.world = self.place()
         endless = dataset.train and dataset.stream.length is not None
-        yield from itertools.islice(super().__iter__(), len(self) if endless else None)
+        found: Iterator[Batch | FusionkitError] = DataLoader.__iter__(self)
+        return itertools.islice(found, start, len(self) if endless else None)
 
 
 def make_stream_loader(
@@ -168,10 +196,3 @@ def make_stream_loader(
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=workers > 0 and not train,
     )
-
-
-def _place() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -23,14 +23,21 @@ _SHOWN = 200  # characters of a value in a message
 
 
 class Stored(Protocol):
-    """What was computed before of the values of one split: what a cache hands out."""
+    """What was computed before of the values of one split: what a cache hands out.
+
+    Attributes:
+        padded: Whether samples differ in their number of tokens.
+    """
+
+    @property
+    def padded(self) -> bool: ...
 
     def __getitem__(self, index: int) -> Any:
         """What stands for the value of sample ``index``; None if it could not be read."""
         ...
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
-        """Rows to :data:`Inputs` that stand for raw ones."""
+        """Rows to inputs that stand for raw ones."""
         ...
 
 

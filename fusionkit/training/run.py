@@ -50,6 +50,7 @@ from fusionkit.training.report import (
     ResultRow,
     console,
     missing_lines,
+    padding_line,
     parameter_table,
     results_table,
     size_text,
@@ -199,6 +200,8 @@ def _run(
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
                 out.print(line)
+        if not isinstance(train, Stream) and (padding := padding_line(loaders["train"])):
+            out.print(padding, soft_wrap=True)
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))

@@ -42,6 +42,11 @@ def check_stream(experiment: Experiment, name: str, stream: Stream) -> None:
             f"many samples this stream has; {count}, or take the schedule step.",
         ),
         (
+            train and config.checkpoint_every_n_steps is not None and stream.length is None,
+            "trainer.checkpoint_every_n_steps: within an epoch only a stream with a stated epoch "
+            "can be continued; set data.samples_per_epoch.",
+        ),
+        (
             train and bool(asked),
             f"loader.{' and loader.'.join(asked)}: batches of a stream are samples as they come; "
             f"leave it out.",

@@ -7,18 +7,14 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.errors import ConfigError, suggest
-from fusionkit.training.callbacks import ProgressBar, SeedSteps, quiet
+from fusionkit.training.callbacks import ProgressBar, SaveLast, SeedSteps, quiet
+from fusionkit.training.folders import RESUME
 from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
 
 
@@ -38,7 +34,7 @@ def make_trainer(
     """
     config = experiment.trainer
     callbacks = [
-        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
+        SaveLast(folder / RESUME, config.checkpoint_every_n_steps),
         LearningRateMonitor(),
         SeedSteps(experiment.seed),
         *callbacks,

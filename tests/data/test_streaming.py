@@ -23,7 +23,7 @@ from fusionkit.data.table import Table
 from fusionkit.data.values import RoleInput
 from fusionkit.data.webdataset import WebDataset
 from fusionkit.encoders.images import ImagePreprocessor
-from fusionkit.errors import ConfigError, DataError
+from fusionkit.errors import CheckpointError, ConfigError, DataError
 from fusionkit.training.assemble import read_splits
 from fusionkit.training.run import prepare
 
@@ -70,7 +70,7 @@ def numbers(batches):
 
 
 def place(monkeypatch, rank, world):
-    monkeypatch.setattr("fusionkit.data.streaming._place", lambda: (rank, world))
+    monkeypatch.setattr(StreamLoader, "place", lambda self: (rank, world))
 
 
 @pytest.mark.parametrize("sizes", [[11], [4, 3, 4]])
@@ -162,6 +162,23 @@ def test_a_stated_epoch_has_full_batches_and_as_many_in_every_process(
         by_rank.append(set(itertools.chain(*batches)))
     if length == 24 and not workers:  # no reader had to begin again
         assert not by_rank[0] & by_rank[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_where_it_stopped(tmp_path, workers):
+    dataset = data(write_shards(tmp_path, [9, 8, 7]), samples_per_epoch=24, buffer=6)
+    first, second = (loader(dataset, "train", workers) for _ in range(2))
+    first.set_epoch(1)
+    batches = iter(first)
+    begun = numbers(next(batches) for _ in range(2))
+    state = first.state_dict()
+    assert state == {"epoch": 1, "batches": 2, "processes": 1, "workers": workers}
+    second.load_state_dict(state)
+    assert len(begun) + len(rest := numbers(second)) == 6
+    assert begun + rest == begun + numbers(batches)
+    again = loader(dataset, "train", 1)
+    with pytest.raises(CheckpointError, match=f"{workers} workers read, .* Set loader.workers to "):
+        again.load_state_dict(state)
 
 
 def test_what_is_random_of_a_row_follows_seed_epoch_and_sample(tmp_path):
@@ -317,6 +334,10 @@ def with_(config, **changes):
             {"optimizer": {"schedule": "cosine"}},
             "optimizer.schedule: cosine has to know how long training is, and nobody knows how "
             "many samples this stream has; set data.samples_per_epoch, or trainer.limit_train",
+        ),
+        (
+            {"trainer": {"checkpoint_every_n_steps": 2}},
+            "trainer.checkpoint_every_n_steps: within an epoch only a stream with a stated epoch",
         ),
         (
             {"loader": {"shots": 4, "balanced": True}},
