@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Stream, Task
@@ -19,6 +19,7 @@ from fusionkit.data.loading import (
     Row,
     count_workers,
 )
+from fusionkit.data.sampling import process_place
 from fusionkit.data.values import RoleInput
 from fusionkit.errors import CheckpointError, DataError, FusionkitError
 
@@ -138,15 +139,7 @@ class StreamLoader(Loader):
         length, dataset = self.dataset.stream.length, self.dataset
         if not dataset.train or length is None:
             return len(dataset)  # raises
-        return -(-length // (dataset.size * self.place()[1]))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.dataset.epoch = epoch
-
-    def place(self) -> tuple[int, int]:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
+        return -(-length // (dataset.size * process_place()[1]))
 
     def state_dict(self) -> dict[str, int]:
         return {**super().state_dict(), "workers": self.num_workers}
@@ -167,12 +160,11 @@ class StreamLoader(Loader):
             )
         super().load_state_dict(state_dict)
 
-    def _batches(self, start: int) -> Iterator[Batch | FusionkitError]:
+    def _batches(self) -> Iterator[Batch | FusionkitError]:
         dataset = self.dataset
-        dataset.rank, dataset.world = self.place()
+        dataset.rank, dataset.world = process_place()
         endless = dataset.train and dataset.stream.length is not None
-        found: Iterator[Batch | FusionkitError] = DataLoader.__iter__(self)
-        return itertools.islice(found, start, len(self) if endless else None)
+        return itertools.islice(super()._batches(), len(self) if endless else None)
 
 
 def make_stream_loader(

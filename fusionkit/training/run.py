@@ -200,7 +200,7 @@ def _run(
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
                 out.print(line)
-        if not isinstance(train, Stream) and (padding := padding_line(loaders["train"])):
+        if padding := padding_line(loaders["train"]):
             out.print(padding, soft_wrap=True)
     if is_first_process():
         if resume:

@@ -42,8 +42,8 @@ def check_stream(experiment: Experiment, name: str, stream: Stream) -> None:
             f"many samples this stream has; {count}, or take the schedule step.",
         ),
         (
-            train and config.checkpoint_every_n_steps is not None and stream.length is None,
-            "trainer.checkpoint_every_n_steps: within an epoch only a stream with a stated epoch "
+            train and config.save_every_n_steps is not None and stream.length is None,
+            "trainer.save_every_n_steps: within an epoch only a stream with a stated epoch "
             "can be continued; set data.samples_per_epoch.",
         ),
         (

@@ -70,7 +70,7 @@ def numbers(batches):
 
 
 def place(monkeypatch, rank, world):
-    monkeypatch.setattr(StreamLoader, "place", lambda self: (rank, world))
+    monkeypatch.setattr("fusionkit.data.streaming.process_place", lambda: (rank, world))
 
 
 @pytest.mark.parametrize("sizes", [[11], [4, 3, 4]])
@@ -336,8 +336,8 @@ def with_(config, **changes):
             "many samples this stream has; set data.samples_per_epoch, or trainer.limit_train",
         ),
         (
-            {"trainer": {"checkpoint_every_n_steps": 2}},
-            "trainer.checkpoint_every_n_steps: within an epoch only a stream with a stated epoch",
+            {"trainer": {"save_every_n_steps": 2}},
+            "trainer.save_every_n_steps: within an epoch only a stream with a stated epoch",
         ),
         (
             {"loader": {"shots": 4, "balanced": True}},
