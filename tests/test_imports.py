@@ -20,7 +20,7 @@ ALLOWED = {
     "pretrained": set(),
     "transfer": {"encoders.base", "prompts"},
     "fusion": {"encoders.base", "encoders.sequences", "prompts", "transfer.base"},
-    "data": {"encoders.base", "config.schema"},
+    "data": {"encoders.base", "encoders.files", "config.schema"},
     "config": {"encoders.base"},
     "cache": {"config.schema", "data", "encoders.base", "fusion.model"},
     "testing": {"encoders.base", "encoders.stack"},

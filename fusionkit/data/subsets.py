@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fusionkit.data.base import Sample, Task
 from fusionkit.data.missing import Flags, ids_of, lacks, targets_of
-from fusionkit.data.splits import Indices, strata
+from fusionkit.data.splits import Indices
+from fusionkit.data.targets import strata
 from fusionkit.errors import ConfigError, DataError
 
 

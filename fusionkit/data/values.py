@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from fusionkit.data.base import Sample
 from fusionkit.data.missing import is_empty, is_unreadable
 from fusionkit.encoders.base import Preprocessor
+from fusionkit.encoders.files import file_name, is_file
 from fusionkit.errors import (
     ConfigError,
     DataError,
@@ -84,10 +85,9 @@ def read_value(sample: Sample, role: RoleInput, function: Callable[[Any], Any]) 
     except (ConfigError, MissingExtraError, WeightsError):
         raise  # not the row's fault
     except Exception as error:
-        shown = repr(value)
-        if len(shown) > _SHOWN:
-            inside = isinstance(value, bytes)
-            shown = f"{len(value):,} bytes" if inside else f"{shown[:_SHOWN]}..."
+        bare = isinstance(value, bytes | Mapping) and is_file(value)
+        shown = file_name(value) if bare else repr(value)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         reason = error if isinstance(error, FusionkitError) else f"{type(error).__name__}: {error}"
         remedy = "Repair what it holds or remove the row."
         if is_unreadable(error):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from fusionkit.data.base import Dataset, Sample, Samples, Split, Stream, Task
+from fusionkit.data.cells import label_name
 from fusionkit.data.labels import read_label
-from fusionkit.data.read import label_name
 from fusionkit.data.rows import Modality
 from fusionkit.data.shards import Files, find_shards, read_shard, shard_name
 from fusionkit.errors import ConfigError, DataError, suggest

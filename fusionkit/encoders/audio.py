@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import SequenceFeatureExtractor
 
 from fusionkit.encoders.base import Inputs
+from fusionkit.encoders.files import file_name, is_file, local_path, open_file
 from fusionkit.encoders.transformers_known import known_preprocessing
 from fusionkit.encoders.transformers_weights import fetch
 from fusionkit.encoders.weights import locate
@@ -38,10 +38,10 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     """A raw value to mono samples.
 
     Args:
-        raw: A path to what libsndfile reads (WAV, FLAC, Ogg, MP3, ...) or its bytes,
-            ``(array, rate)``, or ``{"array": ..., "sampling_rate": ...}``. Arrays (numpy or torch)
-            are (samples,), or have their channels on the shorter side; floats in -1..1, int16 or
-            int32.
+        raw: A file that libsndfile reads (WAV, FLAC, Ogg, MP3, ...): its path or URL, bytes, or
+            ``{"bytes", "path"}``; or ``(array, rate)``, or
+            ``{"array": ..., "sampling_rate": ...}``. Arrays (numpy or torch) are (samples,), or
+            have their channels on the shorter side; floats in -1..1, int16 or int32.
         rate: Samples per second of the result.
         max_seconds: What comes later is cut off; of a file, it is not read.
 
@@ -51,8 +51,8 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     Raises:
         DataError: The file is missing, damaged or empty, or the array is not sound.
     """
-    if isinstance(raw, str | Path | bytes):
-        name = _name(raw)
+    if is_file(raw):
+        name = f"The audio file {file_name(raw)}"
         array, own = _read_file(raw, name, max_seconds)
     else:
         name = "An audio array"
@@ -74,19 +74,15 @@ def audio_seconds(raw: Any) -> float:
     Raises:
         DataError: The file is missing or damaged, or the array has no rate.
     """
-    if isinstance(raw, str | Path | bytes):
-        with _open(raw, _name(raw)) as file:
+    if is_file(raw):
+        with _open(raw, f"The audio file {file_name(raw)}") as file:
             return float(file.frames / file.samplerate)
     array, own = _unpack(raw)
     _check_rate(own, "An audio array")
     return float(max(array.shape, default=0) / own)
 
 
-def _name(raw: str | Path | bytes) -> str:
-    return f"The audio file {f'of {len(raw):,} bytes' if isinstance(raw, bytes) else raw}"
-
-
-def _read_file(raw: str | Path | bytes, name: str, max_seconds: float) -> tuple[Samples, int]:
+def _read_file(raw: Any, name: str, max_seconds: float) -> tuple[Samples, int]:
     with _open(raw, name) as file:
         frames = file.read(
             math.ceil(max_seconds * file.samplerate), dtype="float32", always_2d=True
@@ -95,17 +91,19 @@ def _read_file(raw: str | Path | bytes, name: str, max_seconds: float) -> tuple[
 
 
 @contextmanager
-def _open(raw: str | Path | bytes, name: str) -> Iterator[Any]:
+def _open(raw: Any, name: str) -> Iterator[Any]:
     """A file as soundfile opens it; what goes wrong in reading it is a DataError."""
-    if not isinstance(raw, bytes) and not Path(raw).is_file():
-        raise DataError(f"{name} {'is a folder' if Path(raw).is_dir() else 'does not exist'}.")
+    path = local_path(raw)
+    if path is not None and not Path(path).is_file():
+        raise DataError(f"{name} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
     soundfile = require("soundfile", "audio")
     try:
-        with soundfile.SoundFile(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as file:
+        with soundfile.SoundFile(path or open_file(raw)) as file:
             yield file
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: .raw states no rate
+        why = str(getattr(error, "error_string", error))  # without the name of a Python object
         raise DataError(
-            f"{name} cannot be read: {str(error).rstrip('.')}. It is damaged or no format of "
+            f"{name} cannot be read: {why.rstrip('.')}. It is damaged or no format of "
             f"libsndfile (WAV, FLAC, Ogg, MP3, ...); replace or convert it."
         ) from error
 
@@ -119,7 +117,8 @@ def _unpack(raw: Any) -> tuple[NDArray[Any], Any]:
         raise DataError("An audio array was given without its rate; give (array, rate).")
     shown = f"a dict of {sorted(raw)}" if isinstance(raw, Mapping) else type(raw).__name__
     raise DataError(
-        f"Audio is a path, (array, rate) or a dict with 'array' and 'sampling_rate', given "
+        f"Audio is a path, a URL, bytes, (array, rate) or a dict with 'array' and "
+        f"'sampling_rate', given "
         f"{shown}. Check which field holds the audio."
     )
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
@@ -17,15 +15,16 @@ from torchvision.transforms import v2
 
 from fusionkit.encoders.augment import Augment, comes_first, make_transforms
 from fusionkit.encoders.base import Inputs
+from fusionkit.encoders.files import file_name, is_file, open_file
 from fusionkit.errors import ConfigError, DataError, EncoderError
 
 
 class ImagePreprocessor:
-    """A path, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
+    """A file, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
 
-    A file's bytes will do as well. Arrays (numpy or torch) are (H, W), (H, W, 1), (H, W, 3) or
-    (H, W, 4): integers in 0..255, unsigned 16 bits, or floats in 0..1. Transparency is put on
-    white, EXIF rotation is applied, an animation gives its first frame.
+    A file is a path, a URL, bytes or ``{"bytes", "path"}``. Arrays (numpy or torch) are (H, W),
+    (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255, unsigned 16 bits, or floats in 0..1.
+    Transparency is put on white, EXIF rotation is applied, an animation gives its first frame.
     """
 
     def __init__(
@@ -111,22 +110,28 @@ class ImagePreprocessor:
 
 
 def load_image(raw: Any) -> Image.Image:
-    """A path, a file's bytes, a PIL image or an array as an image, turned as its EXIF tag says."""
-    if isinstance(raw, (str, Path, bytes)):
-        name = f"of {len(raw):,} bytes" if isinstance(raw, bytes) else raw
+    """A file (see :mod:`fusionkit.encoders.files`), PIL image or array as a PIL image.
+
+    It is turned as its EXIF tag says.
+    """
+    if is_file(raw):
         try:
-            with Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as file:
-                return upright(file)
+            with open_file(raw) as file, Image.open(file) as image:
+                return upright(image)
+        except UnidentifiedImageError as error:  # its own words name a Python object
+            raise DataError(
+                f"The image {file_name(raw)} cannot be read: it is in no format that PIL knows."
+            ) from error
         # PIL raises these for missing, truncated, broken and far too large files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"The image {name} cannot be read: {error}") from error
+            raise DataError(f"The image {file_name(raw)} cannot be read: {error}") from error
     if isinstance(raw, Image.Image):
         return upright(raw)
     if isinstance(raw, (np.ndarray, Tensor)):
         return _from_array(np.asarray(raw))
     raise DataError(
-        f"An image is a path, a PIL image or an array of shape (H, W) or (H, W, 3), given "
-        f"{type(raw).__name__}."
+        f"An image is a path, a URL, bytes, a PIL image or an array of shape (H, W) or (H, W, 3), "
+        f"given {type(raw).__name__}."
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Modality
+from fusionkit.encoders.files import file_name, is_file, open_file
 from fusionkit.encoders.sequences import masked_mean, pad
 from fusionkit.encoders.standardize import Standardizer
 from fusionkit.errors import ConfigError, DataError, EncoderError
@@ -66,7 +65,7 @@ class Vector(ComplementEncoder):
 
 
 class VectorPreprocessor:
-    """Numbers or the path of a ``.npy`` file, (dim,) or (T, dim), to a row (T, dim) float32.
+    """Numbers or a ``.npy`` file, (dim,) or (T, dim), to a row (T, dim) float32.
 
     Args:
         dim: Width of the vectors.
@@ -98,17 +97,17 @@ class VectorPreprocessor:
 
 
 def load_vectors(raw: Any, dim: int) -> NDArray[np.float64]:
-    """(T, dim) finite numbers of a list, an array, a tensor, or a ``.npy`` file or its bytes.
+    """(T, dim) finite numbers of a list, an array, a tensor or a ``.npy`` file.
 
     Raises:
         DataError: The file cannot be read, or it is not this many finite numbers.
     """
-    if isinstance(raw, (str, Path, bytes)):
-        name = f"of {len(raw):,} bytes" if isinstance(raw, bytes) else raw
+    if is_file(raw):
         try:
-            raw = np.load(io.BytesIO(raw) if isinstance(raw, bytes) else raw, allow_pickle=False)
+            with open_file(raw) as file:
+                raw = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"The vector {name} cannot be read: {error}") from error
+            raise DataError(f"The vector {file_name(raw)} cannot be read: {error}") from error
     try:
         found = np.asarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:

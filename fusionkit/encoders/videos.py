@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fusionkit.encoders.files import file_name, is_file, local_path, open_file
 from fusionkit.encoders.images import load_image
 from fusionkit.errors import DataError
 from fusionkit.registry import require
 
-_ANIMATIONS = (".gif", ".webp", ".png", ".apng")  # what PIL reads and FFmpeg may not
-_ANIMATED = (b"GIF8", b"\x89PNG")  # how their bytes begin, those of WebP aside
+_ANIMATION = re.compile(rb"GIF8|RIFF....WEBP|\x89PNG", re.DOTALL)  # what FFmpeg may not read
 _FAR = 5.0  # seconds; decoding so much costs about as much as a keyframe's distance after a seek
 _SLACK = 1.0  # seconds by which a whole file may end ahead of what its header says
 
@@ -26,8 +25,9 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
     """Frames of a video, at even distances: each is the middle one of its share.
 
     Args:
-        raw: A path of a video file, an animation or a folder of images, in natural order; a file's
-            bytes; a sequence of images or their paths; or an array of uint8, (T, H, W, 3).
+        raw: A video file or an animation: its path or URL, bytes, or ``{"bytes", "path"}``; the
+            path of a folder of images, in natural order; a sequence of images or their paths; or
+            an array of uint8, (T, H, W, 3).
         count: How many; a shorter video gives all it has.
 
     Returns:
@@ -36,12 +36,10 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
     Raises:
         DataError: There are no frames, or they cannot be read.
     """
-    if isinstance(raw, (str, Path)):
-        path = Path(raw)
-        if path.is_dir():
-            return [load_image(file) for file in pick(_image_files(path), count)]
-        return _read_file(path, count)
-    if isinstance(raw, bytes):
+    if is_file(raw):
+        path = local_path(raw)
+        if path is not None and Path(path).is_dir():
+            return [load_image(file) for file in pick(_image_files(Path(path)), count)]
         return _read_file(raw, count)
     if isinstance(raw, (np.ndarray, Tensor)):
         raw = np.asarray(raw)
@@ -51,8 +49,8 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
             )
     elif not isinstance(raw, (list, tuple)):
         raise DataError(
-            f"A video is the path of a file or of a folder of images, a list of images or an array "
-            f"of shape (T, H, W, 3), given {type(raw).__name__}."
+            f"A video is the path of a file or of a folder of images, a URL, bytes, a list of "
+            f"images or an array of shape (T, H, W, 3), given {type(raw).__name__}."
         )
     if not len(raw):
         raise DataError("The video has no frames. Remove the row.")
@@ -83,49 +81,46 @@ def _natural(file: Path) -> list[str | int]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _read_file(raw: Path | bytes, count: int) -> list[Image.Image]:
+def _read_file(raw: Any, count: int) -> list[Image.Image]:
     try:
-        if not (len(raw) if isinstance(raw, bytes) else raw.stat().st_size):
-            raise ValueError("it is empty")
-        frames = _read_animation(raw, count) if _is_animation(raw) else _decode(raw, count)
+        with open_file(raw) as file:
+            head = file.read(12)
+            if not head:
+                raise ValueError("it is empty")
+            source = local_path(raw) or file  # FFmpeg reads a path faster than a Python file
+            read = _read_animation if _ANIMATION.match(head) else _decode
+            frames = read(source, count)
         if not frames:
             raise ValueError("no frame could be decoded")
+    except UnidentifiedImageError as error:  # its own words name a Python object
+        raise DataError(
+            f"The video {file_name(raw)} cannot be read: it is in no format that PIL knows."
+        ) from error
     # PIL, FFmpeg and the file system; a bug of ours is none of these.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        name = f"of {len(raw):,} bytes" if isinstance(raw, bytes) else raw
-        raise DataError(f"The video {name} cannot be read: {error}") from error
+        raise DataError(f"The video {file_name(raw)} cannot be read: {error}") from error
     return frames
 
 
-def _is_animation(raw: Path | bytes) -> bool:
-    if isinstance(raw, bytes):
-        return raw.startswith(_ANIMATED) or (raw.startswith(b"RIFF") and raw[8:12] == b"WEBP")
-    return raw.suffix.lower() in _ANIMATIONS
-
-
-def _source(raw: Path | bytes) -> Any:
-    return BytesIO(raw) if isinstance(raw, bytes) else str(raw)
-
-
-def _read_animation(raw: Path | bytes, count: int) -> list[Image.Image]:
+def _read_animation(source: str | BinaryIO, count: int) -> list[Image.Image]:
     frames = []
-    with Image.open(_source(raw)) as file:
-        for place in pick(range(getattr(file, "n_frames", 1)), count):
-            file.seek(place)
-            frames.append(file.convert("RGBA" if file.has_transparency_data else "RGB"))
+    with Image.open(_from_start(source)) as image:
+        for place in pick(range(getattr(image, "n_frames", 1)), count):
+            image.seek(place)
+            frames.append(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     return frames
 
 
-def _decode(raw: Path | bytes, count: int) -> list[Image.Image]:
+def _decode(source: str | BinaryIO, count: int) -> list[Image.Image]:
     av = require("av", "video")
     try:
-        with av.open(_source(raw)) as container:
+        with av.open(_from_start(source)) as container:
             if not container.streams.video:
                 raise ValueError("it has no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # data workers are processes already
             frames = _decode_at(container, stream, count)
-        return [_to_image(frame) for frame in frames or _decode_all(av, raw, count)]
+        return [_to_image(frame) for frame in frames or _decode_all(av, source, count)]
     except av.FFmpegError as error:
         raise ValueError(str(error)) from error
 
@@ -166,13 +161,19 @@ def _check_end(last: Any, time: float, base: float) -> None:
         raise ValueError(f"it is cut off: nothing at {time * base:.1f} s, where more is announced")
 
 
-def _decode_all(av: Any, raw: Path | bytes, count: int) -> list[Any]:
+def _decode_all(av: Any, source: str | BinaryIO, count: int) -> list[Any]:
     """The same by number of frame, in two passes over the file, so that memory stays flat."""
-    with av.open(_source(raw)) as container:
+    with av.open(_from_start(source)) as container:
         total = sum(1 for _ in container.decode(video=0))
     wanted = set(pick(range(total), count))
-    with av.open(_source(raw)) as container:
+    with av.open(_from_start(source)) as container:
         return [frame for i, frame in enumerate(container.decode(video=0)) if i in wanted]
+
+
+def _from_start(source: str | BinaryIO) -> str | BinaryIO:
+    if not isinstance(source, str):
+        source.seek(0)
+    return source
 
 
 def _to_image(frame: Any) -> Image.Image:

@@ -77,7 +77,8 @@ class FusionTask(L.LightningModule):
             loss = loss + term
         self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
         self.train_loss.update(loss.detach(), size)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)
+        if self.fabric is None:  # which steps without epochs, to measure, and logs no metrics
+            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
     def on_train_epoch_start(self) -> None:
