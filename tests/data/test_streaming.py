@@ -200,7 +200,7 @@ def test_what_cannot_be_read_names_shard_and_key_or_is_missing(tmp_path, workers
     write_shard(tmp_path / "s.tar", [("a", files_of(0)), ("b", broken), ("c", files_of(2))])
     dataset = data(str(tmp_path / "s.tar"))
     message = (
-        r"s.tar, sample b: field 'image' \(b'no picture'\) cannot be read: The image of 10 bytes "
+        r"s.tar, sample b: field 'image' \(of 10 bytes\) cannot be read: The image of 10 bytes "
         r"cannot be read: .* missing.allow: \[main\], missing.unreadable: true"
     )
     with pytest.raises(DataError, match=message):
@@ -239,13 +239,6 @@ def test_a_reader_without_samples_says_so(tmp_path):
     dataset = data(write_shards(tmp_path, [1]), samples_per_epoch=4)
     with pytest.raises(DataError, match="Reader 2 of 2 finds no sample: .* Set loader.workers"):
         list(loader(dataset, "train", workers=2, size=1))
-
-
-def test_bytes_of_a_stream_are_shown_by_their_number(tmp_path):
-    broken = {**files_of(1), "png": b"x" * 5000}
-    write_shard(tmp_path / "s.tar", [("b", broken)])
-    with pytest.raises(DataError, match=r"field 'image' \(5,000 bytes\) cannot be read"):
-        list(loader(data(str(tmp_path / "s.tar"))))
 
 
 # What runs of it.
