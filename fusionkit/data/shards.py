@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fusionkit.encoders.files import base_name, is_url, url_errors
 from fusionkit.errors import DataError
 from fusionkit.registry import require
 
@@ -24,7 +25,7 @@ def find_shards(stated: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         DataError: There is no such file; of a range at a URL, the first is looked for.
-        MissingExtraError: webdataset is not installed.
+        MissingExtraError: webdataset is not installed, or what the URL's protocol needs.
     """
     require("webdataset", "webdataset")
     from braceexpand import braceexpand  # what webdataset brings
@@ -39,7 +40,7 @@ def find_shards(stated: str | Sequence[str]) -> tuple[str, ...]:
             if "*" in name:
                 found += _glob(name)
             else:
-                if number == 0 or "://" not in name:
+                if number == 0 or not is_url(name):
                     _check_there(name, pattern)
                 found.append(name)
     if len(set(found)) < len(found):
@@ -60,7 +61,7 @@ def _glob(pattern: str) -> list[str]:
     if chain:
         protocol = head.partition("://")[0]
         return [f"{protocol}://{name}{chain}{archive}" for name in names]
-    return [files.unstrip_protocol(name) if "://" in pattern else name for name in names]
+    return [files.unstrip_protocol(name) if is_url(pattern) else name for name in names]
 
 
 def _check_there(name: str, pattern: str) -> None:
@@ -73,11 +74,9 @@ def _look(name: str) -> tuple[Any, list[str]]:
     """The file system of a path or URL, and what of that name is there."""
     from fsspec.core import url_to_fs  # late: few data sets need it
 
-    try:
+    with url_errors(name):
         files, path = url_to_fs(name)
         return files, files.glob(path) if "*" in path else [path] * bool(files.exists(path))
-    except Exception as error:  # each protocol has errors of its own
-        raise DataError(f"{name} cannot be looked up: {_why(error)}. {_REMEDY}") from error
 
 
 def read_shard(shard: str) -> Iterator[tuple[str, Files]]:
@@ -92,7 +91,7 @@ def read_shard(shard: str) -> Iterator[tuple[str, Files]]:
     import fsspec
     from webdataset.tariterators import group_by_keys, tar_file_iterator  # imports torch, as we do
 
-    name = shard_name(shard)
+    name = base_name(shard)
     packed = name.endswith((".gz", ".tgz"))  # tarfile does not notice where its end is cut off
     try:
         with fsspec.open(shard, "rb", compression="gzip" if packed else None) as file:
@@ -109,11 +108,6 @@ def read_shard(shard: str) -> Iterator[tuple[str, Files]]:
         ) from error
     except Exception as error:  # each protocol has errors of its own
         raise DataError(f"{shard} cannot be read: {_why(error)}. Replace it.") from error
-
-
-def shard_name(shard: str) -> str:
-    """Of the file itself, without where it is."""
-    return shard.partition("::")[0].rpartition("/")[2]
 
 
 class _Tail:

@@ -12,7 +12,8 @@ from fusionkit.data.base import Dataset, Sample, Samples, Split, Stream, Task
 from fusionkit.data.cells import label_name
 from fusionkit.data.labels import read_label
 from fusionkit.data.rows import Modality
-from fusionkit.data.shards import Files, find_shards, read_shard, shard_name
+from fusionkit.data.shards import Files, find_shards, read_shard
+from fusionkit.encoders.files import base_name
 from fusionkit.errors import ConfigError, DataError, suggest
 from fusionkit.registry import require
 
@@ -164,7 +165,7 @@ class _Maker:
     separator: str
 
     def sample(self, shard: str, key: str, files: Files) -> Sample:
-        origin = f"{shard_name(shard)}, sample {key}"
+        origin = f"{base_name(shard)}, sample {key}"
         values = {}
         for name, field in self.fields.items():
             found = field.find(files)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from served import serve
 from shard_files import KINDS, files_of, write_shard, write_shards, write_table
 
 from fusionkit.cli import main
@@ -162,6 +163,15 @@ def test_a_stated_epoch_has_full_batches_and_as_many_in_every_process(
         by_rank.append(set(itertools.chain(*batches)))
     if length == 24 and not workers:  # no reader had to begin again
         assert not by_rank[0] & by_rank[1]
+
+
+def test_workers_read_over_http_what_the_first_process_looked_up(tmp_path):
+    write_shards(tmp_path, [5, 6])
+    with serve(tmp_path) as address:
+        dataset = data(f"{address}/train-{{000..001}}.tar")
+        assert sorted(itertools.chain(*numbers(loader(dataset, workers=2)))) == list(range(11))
+        with pytest.raises(DataError, match=f"The shard {address}/x.tar does not exist"):
+            data(f"{address}/x.tar").split("val")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
