@@ -171,6 +171,10 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
             "fusionkit.data.table:Table",
             "CSV, TSV, JSONL or Parquet with a column for each field",
         ),
+        "webdataset": (
+            "fusionkit.data.webdataset:WebDataset",
+            "shards (tar files) of samples, local or at URLs: data that fit no disk",
+        ),
         "food101": (
             "fusionkit.data.food101:Food101",
             "UPMC Food-101: dishes by photo and title or page; needs `fusionkit data prepare`",

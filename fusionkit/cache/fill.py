@@ -30,7 +30,7 @@ from fusionkit.cache.store import (
     remove_unfinished,
 )
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.base import Dataset, Sample, Samples, Stream
 from fusionkit.data.folders import cache_folder, write_whole
 from fusionkit.data.loading import make_loader
 from fusionkit.data.missing import is_empty
@@ -97,7 +97,7 @@ def fill(
     dataset: Dataset,
     model: FusionModel,
     fields: Mapping[str, str],
-    splits: Mapping[str, Sequence[Sample]],
+    splits: Mapping[str, Samples],
     out: Console | None = None,
     dry_run: bool = False,
 ) -> tuple[StoredSplits, list[Filled]]:
@@ -110,7 +110,7 @@ def fill(
         dataset: Its data set.
         model: As training starts with it, in any mode, on any device.
         fields: The field of each role.
-        splits: Samples of each split.
+        splits: Samples of each split; streams are left out, as no config asks for theirs.
         out: Where it is said what goes on; None for nowhere.
         dry_run: Compute one batch, to tell the size, and keep nothing.
 
@@ -127,10 +127,11 @@ def fill(
     if out:
         for reason in reasons:
             out.print(reason, soft_wrap=True, highlight=False)
+    counted = {name: found for name, found in splits.items() if not isinstance(found, Stream)}
     for plan in plans:
         filler = _Filler(experiment, dataset, model, plan, fields[plan.role], out)
-        digests = filler.digests(splits)
-        done.append(filler.fill(splits, digests, dry_run))
+        digests = filler.digests(counted)
+        done.append(filler.fill(counted, digests, dry_run))
         if not dry_run:
             stored[plan.role] = filler.rows(digests)
     return stored, done

@@ -41,9 +41,12 @@ def run(argv: Sequence[str]) -> int:
     fields = ", ".join(f"{role} reads {field}" for role, field in report.fields.items())
     rates = ", ".join(f"{group} {rate:g}" for group, rate in report.learning_rates.items())
     data = report.data
-    samples = data if isinstance(data, str) else ", ".join(f"{v} {k}" for k, v in data.items())
+    if not isinstance(data, str):
+        data = ", ".join(f"{k} (a stream)" if v is None else f"{v} {k}" for k, v in data.items())
     rows = [("fields", fields), ("outputs", str(report.outputs)), ("learning rates", rates)]
-    rows.append(("samples", samples))
+    if report.augmentation:
+        rows.insert(1, ("augmentation", report.augmentation))
+    rows.append(("samples", data))
     if report.cache:
         rows.append(("computed once", "; ".join(report.cache)))
     print_table(rows, width=100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,6 +31,38 @@ class Sample:
     origin: str
 
 
+class Stream(ABC):
+    """The samples of a split that are read one after the other, such as those in shards.
+
+    Picklable; it holds no sample. Going through it reads all of it, in the order it is stored in.
+
+    Attributes:
+        length: Samples of a training epoch; None for all there are, whose number nobody knows.
+    """
+
+    length: int | None = None
+
+    @abstractmethod
+    def read(self, part: int, parts: int, shuffle: str | None) -> Iterator[Sample]:
+        """The samples of one of several parts, which together are all of them, each once.
+
+        Args:
+            part: Which, 0 .. parts-1.
+            parts: How many there are: as many as there are readers.
+            shuffle: Seeds a random order, which is then the same on any machine; None for the
+                order that the samples are stored in.
+
+        Raises:
+            DataError: What is stored cannot be read, or is no sample of this data set.
+        """
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, 1, None)
+
+
+Samples = Sequence[Sample] | Stream  # one split
+
+
 class Dataset(ABC):
     """A source of samples, split by split.
 
@@ -40,9 +72,12 @@ class Dataset(ABC):
     Attributes:
         task: What is predicted.
         fields: Modality by field name, in order.
+        augment: What image encoders do to training images unless the config says; ``none`` where a
+            flip or another colour may change the label.
     """
 
     api_version: ClassVar[int] = API_VERSION
+    augment: ClassVar[Literal["none", "crop", "randaugment"]] = "randaugment"  # section 4.1
 
     task: Task
     fields: Mapping[str, str]
@@ -57,8 +92,8 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def split(self, name: Split) -> Sequence[Sample]:
-        """The samples of one split; empty if there is none. Cheap to index, picklable.
+    def split(self, name: Split) -> Samples:
+        """The samples of one split; empty if there is none. Cheap to index, or a stream; picklable.
 
         Raises:
             DataError: Missing file or column, label not seen in training, ...

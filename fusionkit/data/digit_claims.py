@@ -7,7 +7,7 @@ Recognition of Handwritten Digits, UCI, CC BY 4.0), 8 x 8 grey levels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -39,6 +39,7 @@ class DigitClaims(Dataset):
 
     task: Task = "single_label"
     fields: Mapping[str, str] = {"image": "image", "claim": "text"}
+    augment: ClassVar = "none"  # a mirrored digit is none
 
     def __init__(self, claims_per_image: int = 8, seed: int = 0) -> None:
         if claims_per_image < 2 or claims_per_image % 2 or claims_per_image > 40:

@@ -226,7 +226,8 @@ def read_label(value: Any, task: Task, separator: str) -> str | tuple[str, ...] 
     if task == "multi_label":
         if value is None:
             raise DataError(_NULL)
-        parts = value.split(separator) if isinstance(value, str) else [value]
+        parts = value.split(separator) if isinstance(value, str) else value
+        parts = parts if isinstance(parts, list) else [parts]
         names = [label_name(part) for part in parts]
         return tuple(dict.fromkeys(name for name in names if name is not None))
     name = label_name(value)

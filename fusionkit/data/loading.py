@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from fusionkit.config.schema import LoaderConfig
-from fusionkit.data.base import Sample, Task
+from fusionkit.data.base import Sample, Samples, Stream, Task
 from fusionkit.data.lengths import check_lengths, is_quick, lengths_of
 from fusionkit.data.missing import Unreadable, count_missing, is_unreadable, lacking, targets_of
 from fusionkit.data.sampling import Batches, process_place
@@ -69,10 +69,13 @@ class FusionDataset(TorchDataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         number, index = index, index % len(self.samples)
-        sample = self.samples[index]
-        dropped = self._dropped(sample, number)
+        return self.row(self.samples[index], index, number)
+
+    def row(self, sample: Sample, index: int, key: int | str) -> Row:
+        """One sample as a row; ``key`` stands for it in what is random."""
+        dropped = self._dropped(sample, key)
         if self.train:
-            _seed_everything(f"{self.seed} {self.epoch} {number}")
+            _seed_everything(f"{self.seed} {self.epoch} {key}")
         inputs: Row = {}
         unreadable = []
         for role in self.roles:
@@ -106,11 +109,11 @@ class FusionDataset(TorchDataset[Row]):
         except FusionkitError as error:
             return error
 
-    def _dropped(self, sample: Sample, number: int) -> Collection[str]:
+    def _dropped(self, sample: Sample, key: int | str) -> Collection[str]:
         """Roles whose field is dropped, never all there are."""
         if not self.train or not any(role.dropout for role in self.roles):
             return ()
-        rng = random.Random(f"{self.seed} {self.epoch} {number}")
+        rng = random.Random(f"{self.seed} {self.epoch} {key}")
         present = [role for role in self.roles if not is_missing(sample, role)]
         dropped = [role.role for role in present if rng.random() < role.dropout]
         if dropped and len(dropped) == len(present):
@@ -201,7 +204,7 @@ class Loader(DataLoader[Any]):
                 )
         if isinstance(self.batch_sampler, Batches):
             self.batch_sampler.start = self._given = seen
-        for batch in super().__iter__():
+        for batch in self._batches():
             if isinstance(batch, FusionkitError):
                 raise batch
             self._given += 1
@@ -211,6 +214,9 @@ class Loader(DataLoader[Any]):
             yield batch
         if self.dataset.train:
             self.dataset.unreadable.check(least=2)
+
+    def _batches(self) -> Iterator[Batch | FusionkitError]:
+        return super().__iter__()
 
     def _count(self, batch: Batch) -> None:
         found = batch.pop("unreadable")
@@ -222,7 +228,7 @@ class Loader(DataLoader[Any]):
 
 
 def make_loader(
-    samples: Sequence[Sample],
+    samples: Samples,
     roles: Sequence[RoleInput],
     task: Task,
     outputs: int,
@@ -248,10 +254,14 @@ def make_loader(
         DataError: Nothing to train on, or a sample lacks a field that it may not lack; while
             iterating, a value that cannot be read.
     """
+    if isinstance(samples, Stream):
+        from fusionkit.data.streaming import make_stream_loader  # builds on this module
+
+        return make_stream_loader(samples, roles, task, outputs, config, train, seed)
     if train and not len(samples):
         raise DataError("The training split is empty. Check the data set's files and splits.")
     dataset = FusionDataset(samples, roles, train, seed)
-    workers = min(8, _cores()) if config.workers is None else config.workers
+    workers = count_workers(config)
     return Loader(
         dataset,
         batch_sampler=_batches(dataset, task, config, shared),
@@ -307,6 +317,11 @@ def _seed_everything(key: str) -> None:
     random.seed(key)
     torch.default_generator.manual_seed(random.getrandbits(63))
     np.random.seed(random.getrandbits(32))  # libraries still draw from it
+
+
+def count_workers(config: LoaderConfig) -> int:
+    """How many processes read and preprocess."""
+    return min(8, _cores()) if config.workers is None else config.workers
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusionkit.data.base import Sample
+from fusionkit.data.base import Sample, Samples, Stream
 from fusionkit.errors import ConfigError, DataError
 
 Flags = NDArray[np.bool_]
@@ -54,7 +54,7 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def lacks(samples: Sequence[Sample], field: str, empty: bool) -> Flags | None:
+def lacks(samples: Samples, field: str, empty: bool) -> Flags | None:
     """Which samples lack a field.
 
     Args:
@@ -75,7 +75,7 @@ def lacks(samples: Sequence[Sample], field: str, empty: bool) -> Flags | None:
 
 
 def count_missing(
-    samples: Sequence[Sample], fields: Mapping[str, str], allow: Collection[str]
+    samples: Samples, fields: Mapping[str, str], allow: Collection[str]
 ) -> dict[str, int]:
     """How many samples lack the field of each role that may lack it, where that is known.
 
@@ -90,7 +90,7 @@ def count_missing(
     counts = {}
     for role, field in fields.items():
         missing = lacks(samples, field, empty=role in allow)
-        if missing is None:
+        if missing is None or isinstance(samples, Stream):
             continue
         if role in allow:
             counts[role] = int(missing.sum())
@@ -119,7 +119,7 @@ def ids_of(samples: Sequence[Sample]) -> list[str]:
     return [sample.id for sample in samples]
 
 
-def targets_of(samples: Sequence[Sample]) -> Sequence[Any]:
+def targets_of(samples: Samples) -> Sequence[Any]:
     """(N,), the target of every sample.
 
     Raises:

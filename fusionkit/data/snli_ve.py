@@ -60,6 +60,7 @@ class SnliVe(Published):
 
     name: ClassVar[str] = "snli_ve"
     labels: ClassVar[tuple[str, ...]] = ("entailment", "neutral", "contradiction")
+    augment: ClassVar = "none"  # the man to the left is on the right in a mirror
 
     def __init__(self, root: str, more_fields: dict[str, str | FieldSpec] | None = None) -> None:
         files = {name: name for name in _SPLITS}

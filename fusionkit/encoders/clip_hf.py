@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import (
     ExtraTokens,
     Features,
@@ -22,7 +23,7 @@ from fusionkit.encoders.base import (
     Modality,
     TokenState,
 )
-from fusionkit.encoders.images import Augment, ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows
 from fusionkit.encoders.texts import (
     TextPreprocessor,
@@ -105,7 +106,7 @@ class ClipImage(_Tower):
         model: str | None = None,
         weights: str = "pretrained",
         image_size: int | None = None,
-        augment: Augment = "none",
+        augment: Augment = None,
         projection: bool = True,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -117,7 +118,8 @@ class ClipImage(_Tower):
             weights: ``pretrained`` (those of ``model``), ``random``, or a local file or folder.
             image_size: Side of the input, a multiple of the patch; positions are interpolated.
                 None for the size in the model's preprocessing.
-            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
+                list of transforms of torchvision; None for what the data set recommends.
             projection: Whether the tower ends in the space it shares with texts, or before it.
             config: A net of one's own instead of ``model``: a transformers config with
                 ``model_type: clip_vision_model``; its weights are ``random`` or a path.
@@ -135,7 +137,7 @@ class ClipImage(_Tower):
         source = None if self._model is None else locate(self._model)
         self.backbone = build(found, weights, source, kind)
         self.image_size = image_size
-        self.augment: Augment = augment
+        self.augment = check_augment(augment)
 
     def embed(self, inputs: Inputs) -> TokenState:
         tower, config = self.tower, self.backbone.config
@@ -153,7 +155,7 @@ class ClipImage(_Tower):
         return Features(tokens[:, 0], tokens)
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
-        augment: Augment = self.augment if train else "none"
+        augment = self.augment if train else None
         return image_preprocessor(self._model, self.backbone.config, self.image_size, augment)
 
 

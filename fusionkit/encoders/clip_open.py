@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import (
     ExtraTokens,
     Features,
@@ -24,7 +25,7 @@ from fusionkit.encoders.clip_open_weights import (
     source_of,
     tokenizer_of,
 )
-from fusionkit.encoders.images import Augment, ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.sequences import all_real, insert_rows
 from fusionkit.encoders.texts import TextPreprocessor, beside, check_length, tokens_of
 from fusionkit.errors import ConfigError
@@ -48,7 +49,7 @@ class OpenClipImage(MainEncoder):
         weights: str = "pretrained",
         tag: str | None = None,
         image_size: int | None = None,
-        augment: Augment = "none",
+        augment: Augment = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         """Build the tower.
@@ -62,7 +63,8 @@ class OpenClipImage(MainEncoder):
                 QuickGELU, LAION-2B's for ViT-B-32, B-16, L-14, H-14 and g-14, else the only ones.
                 Images are preprocessed as these were.
             image_size: Side of the input; position embeddings are resized. None for the model's.
-            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
+                list of transforms of torchvision; None for what the data set recommends.
             config: A net of one's own instead of ``model``: ``embed_dim``, ``vision_cfg`` and
                 ``quick_gelu`` as in open_clip; its weights are ``random`` or a path.
 
@@ -75,7 +77,7 @@ class OpenClipImage(MainEncoder):
         _check_image(self._source)
         self.backbone = build_tower("image", self._source, weights, image_size)
         check_tiles(image_size, self.backbone.patch_size)
-        self.augment: Augment = augment
+        self.augment = check_augment(augment)
 
     @property
     def out_dim(self) -> int:
@@ -127,7 +129,7 @@ class OpenClipImage(MainEncoder):
             stated["std"],
             interpolation="bilinear" if bilinear else "bicubic",
             crop_mode=modes[stated["resize_mode"]],
-            augment=self.augment if train else "none",
+            augment=self.augment if train else None,
         )
 
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.images import Augment, ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.transformers_images import image_preprocessor
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
@@ -75,7 +76,7 @@ class HfViT(MainEncoder):
         model: str | None = None,
         weights: str = "pretrained",
         image_size: int | None = None,
-        augment: Augment = "none",
+        augment: Augment = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         """Build the encoder.
@@ -86,7 +87,8 @@ class HfViT(MainEncoder):
             weights: ``pretrained`` (those of ``model``), ``random``, or a local file or folder.
             image_size: Side of the input, a multiple of the patch; positions are interpolated.
                 None for the size in the model's preprocessing (224 for DINOv2).
-            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
+                list of transforms of torchvision; None for what the data set recommends.
             config: A net of one's own instead of ``model``: a transformers config with
                 ``model_type``; its weights are ``random`` or a path.
 
@@ -103,7 +105,7 @@ class HfViT(MainEncoder):
         source = None if self._model is None else locate(self._model)
         self.backbone = build(found, weights, source)
         self.image_size = image_size
-        self.augment: Augment = augment
+        self.augment = check_augment(augment)
 
     @property
     def out_dim(self) -> int:
@@ -169,7 +171,7 @@ class HfViT(MainEncoder):
         return Features(tokens[:, 0], tokens)
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
-        augment: Augment = self.augment if train else "none"
+        augment = self.augment if train else None
         return image_preprocessor(self._model, self.backbone.config, self.image_size, augment)
 
 

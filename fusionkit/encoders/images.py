@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision.transforms import v2
 
+from fusionkit.encoders.augment import Augment, comes_first, make_transforms
 from fusionkit.encoders.base import Inputs
 from fusionkit.encoders.files import file_name, is_file, open_file
 from fusionkit.errors import ConfigError, DataError, EncoderError
-
-Augment = Literal["none", "crop", "randaugment"]
 
 
 class ImagePreprocessor:
@@ -37,7 +36,7 @@ class ImagePreprocessor:
         interpolation: str = "bicubic",
         crop_pct: float = 1.0,
         crop_mode: str = "center",
-        augment: Augment = "none",
+        augment: Augment = None,
     ) -> None:
         """Set up the transform.
 
@@ -49,30 +48,38 @@ class ImagePreprocessor:
             interpolation: As timm names it: ``bicubic``, ``bilinear``, ...
             crop_pct: Share of the resized image that the centre crop keeps.
             crop_mode: timm's: ``center``, ``squash`` or ``border``.
-            augment: ``none``: resize and centre crop. ``crop``: random crop and horizontal flip.
-                ``randaugment``: random crop and RandAugment in its default setting.
+            augment: ``none`` or None: resize and centre crop. ``crop``: random crop and horizontal
+                flip. ``randaugment``: random crop and RandAugment in its default setting. Or a
+                list, see :func:`~fusionkit.encoders.augment.make_transforms`; where it does not
+                resize, the backbone's own resizing comes first, where it does not crop either,
+                its crop as well. Normalisation comes last.
         """
         if channels not in (1, 3):
             raise ConfigError(f"Images have 1 or 3 channels, the encoder is built for {channels}.")
         if len(mean) != channels:
             mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
         self.mode = "RGB" if channels == 3 else "L"
-        self.transform: Any
-        if augment == "none":
-            self.transform = create_transform(
-                (channels, *size),
-                interpolation=interpolation,
-                mean=tuple(mean),
-                std=tuple(std),
-                crop_pct=crop_pct,
-                crop_mode=crop_mode,
-            )
+        own = create_transform(
+            (channels, *size),
+            interpolation=interpolation,
+            mean=tuple(mean),
+            std=tuple(std),
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
+        )
+        self.transform: Any = own
+        if augment is None or augment == "none":
             return
-        crop = v2.RandomResizedCrop(size, interpolation=str_to_interp_mode(interpolation))
-        change = v2.RandomHorizontalFlip() if augment == "crop" else v2.RandAugment()
-        to_float = v2.ToDtype(torch.float32, scale=True)
+        ahead = {"nothing": 0, "resize": 1, "resize and crop": 2}[comes_first(augment)]
         self.transform = v2.Compose(
-            [crop, change, v2.PILToTensor(), to_float, v2.Normalize(list(mean), list(std))]
+            [
+                *own.transforms[:ahead],
+                v2.ToImage(),
+                *make_transforms(augment, size, str_to_interp_mode(interpolation)),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(mean), list(std)),
+                v2.ToPureTensor(),
+            ]
         )
 
     @classmethod

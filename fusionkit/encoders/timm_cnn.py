@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Modality
-from fusionkit.encoders.images import Augment, ImagePreprocessor, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, pixels_of
 from fusionkit.encoders.timm_common import build_backbone, channels_of
 
 
@@ -20,7 +21,7 @@ class TimmCNN(ComplementEncoder):
         model: str = "resnet50",
         weights: str = "pretrained",
         image_size: int | None = None,
-        augment: Augment = "none",
+        augment: Augment = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Build the model.
@@ -30,7 +31,8 @@ class TimmCNN(ComplementEncoder):
                 layout, or ``fusionkit/NAME``.
             weights: ``pretrained``, ``random``, or a local file or folder.
             image_size: Side that images are scaled to; None for the model's own.
-            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
+                list of transforms of torchvision; None for what the data set recommends.
             options: Further keyword arguments of ``timm.create_model``, such as ``pad_type: same``.
         """
         super().__init__()
@@ -38,7 +40,7 @@ class TimmCNN(ComplementEncoder):
         self.backbone = build_backbone("timm_cnn", model, weights, options, image_size=None)
         self.image_size = image_size
         self.channels = channels_of(self.backbone, options)
-        self.augment: Augment = augment
+        self.augment = check_augment(augment)
 
     @property
     def out_dim(self) -> int:
@@ -52,7 +54,7 @@ class TimmCNN(ComplementEncoder):
         return Features(pooled, grid.flatten(2).transpose(1, 2) if same_width else None)
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
-        augment: Augment = self.augment if train else "none"
+        augment = self.augment if train else None
         side = self.image_size
         size = (side, side) if side else tuple(self.backbone.pretrained_cfg["input_size"][1:])
         return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusionkit.encoders.attention import split_heads, widen_mask
+from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.images import Augment, ImagePreprocessor
+from fusionkit.encoders.images import ImagePreprocessor
 from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
 
 
@@ -30,7 +31,7 @@ class TimmSwin(MainEncoder):
         model: str = "swin_base_patch4_window7_224",
         weights: str = "pretrained",
         image_size: int | None = None,
-        augment: Augment = "none",
+        augment: Augment = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Build the model.
@@ -40,13 +41,14 @@ class TimmSwin(MainEncoder):
                 a folder in timm's layout, or ``fusionkit/NAME``.
             weights: ``pretrained``, ``random``, or a local file or folder.
             image_size: Side of the input; None for the model's own.
-            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
+                list of transforms of torchvision; None for what the data set recommends.
             options: Further keyword arguments of ``timm.create_model``.
         """
         super().__init__()
         self.backbone = build_backbone("timm_swin", model, weights, options, image_size)
         self.channels = channels_of(self.backbone, options)
-        self.augment: Augment = augment
+        self.augment = check_augment(augment)
         self._last_of_stage = {  # layer -> the stage that follows it
             sum(len(stage.blocks) for stage in self.backbone.layers[:following]) - 1: following
             for following in range(1, len(self.backbone.layers))
@@ -87,7 +89,7 @@ class TimmSwin(MainEncoder):
         return Features(pooled, tokens.flatten(1, 2))
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
-        augment: Augment = self.augment if train else "none"
+        augment = self.augment if train else None
         size = tuple(self.backbone.patch_embed.img_size)
         return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusionkit.encoders.attention import run_concatenated
+from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.images import Augment, ImagePreprocessor
+from fusionkit.encoders.images import ImagePreprocessor
 from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
 
 
@@ -30,7 +31,7 @@ class TimmViT(MainEncoder):
         model: str = "vit_base_patch16_224",
         weights: str = "pretrained",
         image_size: int | None = None,
-        augment: Augment = "none",
+        augment: Augment = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Build the model.
@@ -40,13 +41,14 @@ class TimmViT(MainEncoder):
                 timm's layout, or ``fusionkit/NAME``.
             weights: ``pretrained``, ``random``, or a local file or folder.
             image_size: Side of the input; position embeddings are resized. None for the model's.
-            augment: For training: ``none``, ``crop`` (and flip) or ``randaugment`` (and crop).
+            augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
+                list of transforms of torchvision; None for what the data set recommends.
             options: Further keyword arguments of ``timm.create_model``.
         """
         super().__init__()
         self.backbone = build_backbone("timm_vit", model, weights, options, image_size)
         self.channels = channels_of(self.backbone, options)
-        self.augment: Augment = augment
+        self.augment = check_augment(augment)
 
     @property
     def out_dim(self) -> int:
@@ -92,7 +94,7 @@ class TimmViT(MainEncoder):
         return Features(self.backbone.forward_head(tokens, pre_logits=True), tokens)
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
-        augment: Augment = self.augment if train else "none"
+        augment = self.augment if train else None
         size = tuple(self.backbone.patch_embed.img_size)
         return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import AutoImageProcessor
 
-from fusionkit.encoders.images import Augment, ImagePreprocessor, pair
+from fusionkit.encoders.augment import Augment
+from fusionkit.encoders.images import ImagePreprocessor, pair
 from fusionkit.encoders.transformers_known import known_config
 from fusionkit.encoders.transformers_weights import fetch
 from fusionkit.encoders.weights import locate

@@ -9,7 +9,7 @@ import torch
 
 from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment, MissingConfig
-from fusionkit.data.base import Dataset, Sample, Split
+from fusionkit.data.base import Dataset, Samples, Split, Stream
 from fusionkit.data.fields import pick_field
 from fusionkit.data.masks import read_mask
 from fusionkit.data.missing import blank_of, count_missing
@@ -19,7 +19,9 @@ from fusionkit.encoders.base import MainEncoder
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
+from fusionkit.training.augmentation import with_augmentation
 from fusionkit.training.optimizer import learning_rates
+from fusionkit.training.streams import check_stream
 
 
 def field_by_role(experiment: Experiment, dataset: Dataset) -> dict[str, str]:
@@ -80,8 +82,9 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     dataset: Dataset = experiment.data.build()
     fields = field_by_role(experiment, dataset)
     outputs = dataset.outputs
+    settled = with_augmentation(experiment, dataset)
     with torch.device("meta"):
-        model = build_model(experiment, outputs, dataset.task == "regression")
+        model = build_model(settled, outputs, dataset.task == "regression")
     learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
     make_plans(experiment, model)  # raises for what cannot be kept
     return model, dataset, fields
@@ -89,31 +92,35 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
 
 def read_splits(
     experiment: Experiment, dataset: Dataset, names: Sequence[Split]
-) -> dict[str, Sequence[Sample]]:
+) -> dict[str, Samples]:
     """Splits of a data set, without what the experiment's mask takes away; of training, its shots.
 
     Raises:
-        ConfigError: The task has no classes to take shots of.
+        ConfigError: The task has no classes to take shots of, or see :func:`check_stream`.
         DataError: A split or the mask cannot be read, or they do not fit each other; or there are
             fewer samples than shots.
     """
-    splits: dict[str, Sequence[Sample]] = {name: dataset.split(name) for name in names}
-    if experiment.missing.mask is not None:
+    splits: dict[str, Samples] = {name: dataset.split(name) for name in names}
+    counted = {name: found for name, found in splits.items() if not isinstance(found, Stream)}
+    for name, found in splits.items():
+        if isinstance(found, Stream):
+            check_stream(experiment, name, found)
+    if experiment.missing.mask is not None and counted:
         mask = read_mask(experiment.missing.mask, dataset.fields)
-        splits = {name: mask.apply(name, samples) for name, samples in splits.items()}
+        counted = {name: mask.apply(name, samples) for name, samples in counted.items()}
     total, per_class = experiment.loader.shots, experiment.loader.shots_per_class
-    if len(splits.get("train", ())) and (total, per_class) != (None, None):
-        splits["train"] = few_shots(
-            splits["train"], dataset.task, experiment.seed, total, per_class
+    if len(counted.get("train", ())) and (total, per_class) != (None, None):
+        counted["train"] = few_shots(
+            counted["train"], dataset.task, experiment.seed, total, per_class
         )
-    return splits
+    return {**splits, **counted}
 
 
 def check_presence(
     experiment: Experiment,
     model: FusionModel,
     fields: Mapping[str, str],
-    splits: Mapping[str, Sequence[Sample]],
+    splits: Mapping[str, Samples],
 ) -> None:
     """Check that samples lack no field that they may not lack, without any encoder's weights.
 

@@ -157,6 +157,7 @@ class ProgressBar(RichProgressBar):
 
 
 _NOT_HERE = (
+    ".*IterableDataset. has .__len__. defined.*",  # StreamLoader ends its epochs itself
     ".*custom batch sampler.*for prediction.*",  # it leaves nothing out
     ".*does not have many workers.*",  # loader.workers says how many
     ".*exists and is not empty.*",  # the folder of a continued run, whose log is kept

@@ -7,8 +7,10 @@ from typing import Any
 
 from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment
+from fusionkit.data.base import Stream
 from fusionkit.errors import DataError
 from fusionkit.training.assemble import check_presence, dry_build, read_splits
+from fusionkit.training.augmentation import augmentation_text
 from fusionkit.training.optimizer import learning_rates
 from fusionkit.training.parameters import PartCount, count_parameters
 
@@ -21,18 +23,20 @@ class Report:
         name: Of the experiment.
         counts: Parameters by part.
         fields: Field by encoder role.
+        augmentation: What is done to the training images of each role that sees some.
         learning_rates: By parameter group.
         outputs: Width of the prediction.
-        data: Samples by split, or why the data cannot be read.
+        data: Samples by split, None where nobody has counted them; or why the data cannot be read.
         cache: What is computed once, by role; and why other things are not.
     """
 
     name: str
     counts: list[PartCount]
     fields: dict[str, str]
+    augmentation: str
     learning_rates: dict[str, float]
     outputs: int
-    data: dict[str, int] | str
+    data: dict[str, int | None] | str
     cache: list[str]
 
     @property
@@ -54,11 +58,11 @@ def check(experiment: Experiment) -> Report:
     model, dataset, fields = dry_build(experiment)
     for baseline in experiment.baselines.values():
         dry_build(baseline)
-    data: dict[str, int] | str
+    data: dict[str, int | None] | str
     try:
         splits = read_splits(experiment, dataset, ("train", "val", "test"))
         check_presence(experiment, model, fields, splits)
-        data = {name: len(samples) for name, samples in splits.items()}
+        data = {name: s.length if isinstance(s, Stream) else len(s) for name, s in splits.items()}
     except DataError as error:
         data = str(error)
     rates = learning_rates(model, experiment.optimizer)
@@ -68,6 +72,7 @@ def check(experiment: Experiment) -> Report:
         experiment.name,
         count_parameters(model),
         fields,
+        augmentation_text(experiment, dataset),
         {group: rate for group, rate in rates.items() if group in trained_groups},
         dataset.outputs,
         data,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusionkit.config.schema import Experiment
 from fusionkit.config.validate import load_config
-from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.base import Dataset, Samples
 from fusionkit.data.loading import Loader, make_loader
 from fusionkit.data.read import read_columns
 from fusionkit.data.table import table_like
@@ -165,7 +165,7 @@ def _prepare(
     experiment: Experiment,
     task: FusionTask,
     fields: Mapping[str, str],
-    samples: Sequence[Sample],
+    samples: Samples,
 ) -> tuple[L.Trainer, Loader]:
     config = experiment.trainer
     trainer = L.Trainer(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Sample
+from fusionkit.data.base import Sample, Samples, Stream
 from fusionkit.data.masks import SPLITS, Mask, draw_mask
 from fusionkit.data.missing import Flags, ids_of, is_empty, lacks
 from fusionkit.errors import ConfigError, DataError, suggest
@@ -62,7 +62,12 @@ def make_mask(
     ids: dict[str, list[str]] = {}
     present: dict[str, dict[str, Flags]] = {}
     for number, split in enumerate(SPLITS):
-        samples = dataset.split(split) if split in (splits or SPLITS) else []
+        samples: Samples = dataset.split(split) if split in (splits or SPLITS) else []
+        if isinstance(samples, Stream):
+            raise ConfigError(
+                f"A mask numbers the samples of a split, and {experiment.data.name} reads them as "
+                f"a stream, which has no numbers. Write shards that lack the fields."
+            )
         if not samples and split in splits:
             raise DataError(f"The {split} split is empty; leave it out of --splits.")
         if samples:

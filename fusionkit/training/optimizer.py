@@ -69,20 +69,28 @@ def make_optimizer(model: FusionModel, config: OptimizerConfig) -> torch.optim.A
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int | None
 ) -> dict[str, Any]:
     """Lightning's description of the learning-rate schedule.
 
     Args:
         optimizer: Its learning rates are the peaks.
         config: Which schedule.
-        steps: Optimizer steps of the whole run.
+        steps: Optimizer steps of the whole run; None if nobody knows how many.
+
+    Raises:
+        ConfigError: A cosine falls to 0 at a time that nobody knows.
     """
     scheduler: LRScheduler
     if config.schedule == "step":
         scheduler = MultiStepLR(optimizer, config.milestones, config.gamma)
         return {"scheduler": scheduler, "interval": "epoch"}
     if config.schedule == "cosine":
+        if steps is None:
+            raise ConfigError(
+                "optimizer.schedule: cosine has to know how many steps training has, which is not "
+                "known of this data. Set trainer.limit_train_batches to a number of batches."
+            )
         total = max(steps, 1)
         scheduler = LambdaLR(
             optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))

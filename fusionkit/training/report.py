@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fusionkit.data.base import Samples, Stream
 from fusionkit.data.lengths import is_quick, lengths_of, padding_share
 from fusionkit.data.loading import FusionDataset, Loader
 from fusionkit.data.sampling import Batches
@@ -39,6 +40,15 @@ def parameter_table(counts: Sequence[PartCount]) -> Table:
         share = f"{100 * count.trained / count.total:.3g} %" if count.trained else "frozen"
         table.add_row(count.part, f"{count.trained:,}", f"{count.total:,}", share)
     return table
+
+
+def size_text(split: str, samples: Samples) -> str:
+    """``1,432 val``; of a stream what is known."""
+    if not isinstance(samples, Stream):
+        return f"{len(samples):,} {split}"
+    if samples.length is None:
+        return f"{split} (a stream)"
+    return f"{samples.length:,} {split} (an epoch of a stream)"
 
 
 def missing_lines(split: str, dataset: FusionDataset) -> list[str]:

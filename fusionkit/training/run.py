@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,11 +18,11 @@ from rich.console import Console
 
 from fusionkit.cache.fill import Filled, StoredSplits, fill
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.base import Dataset, Samples, Stream
 from fusionkit.data.folders import write_whole
 from fusionkit.data.loading import Loader, make_loader
 from fusionkit.data.missing import targets_of
-from fusionkit.errors import DataError
+from fusionkit.errors import ConfigError, DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
@@ -33,6 +33,7 @@ from fusionkit.training.assemble import (
     read_splits,
     role_inputs,
 )
+from fusionkit.training.augmentation import augmentation_text, with_augmentation
 from fusionkit.training.callbacks import SaveBest, quiet
 from fusionkit.training.folders import (
     CONFIG,
@@ -53,13 +54,14 @@ from fusionkit.training.report import (
     padding_line,
     parameter_table,
     results_table,
+    size_text,
 )
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 from fusionkit.training.trainer import make_trainer, monitored
 
 _log = logging.getLogger("fusionkit")
 
-ReadData = dict[str, tuple[Dataset, dict[str, Sequence[Sample]]]]
+ReadData = dict[str, tuple[Dataset, dict[str, Samples]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +186,17 @@ def _run(
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
     trainer = make_trainer(experiment, folder, monitor, [best])
+    train = splits["train"]
+    if trainer.world_size > 1 and isinstance(train, Stream) and train.length is None:
+        raise ConfigError(
+            f"trainer.devices: {trainer.world_size} processes have to end an epoch together, and "
+            f"nobody knows how many samples this stream has. Set data.samples_per_epoch."
+        )
     if out:
         out.print(parameter_table(counts))
-        sizes = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.items())
+        sizes = ", ".join(size_text(name, samples) for name, samples in splits.items())
+        if text := augmentation_text(experiment, dataset):
+            out.print(f"Augmentation: {text}.", soft_wrap=True)
         out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
@@ -215,7 +225,7 @@ def _run(
 
 def prepare(
     experiment: Experiment, data: ReadData, statistics: bool = True
-) -> tuple[Dataset, dict[str, Sequence[Sample]], FusionModel, dict[str, str]]:
+) -> tuple[Dataset, dict[str, Samples], FusionModel, dict[str, str]]:
     """Data set, splits, the model as training starts with it, and the field of each role.
 
     Args:
@@ -225,8 +235,9 @@ def prepare(
     """
     dataset, splits = read_data(experiment, data)
     fields = field_by_role(experiment, dataset)
+    settled = with_augmentation(experiment, dataset)
     L.seed_everything(experiment.seed, workers=True, verbose=False)
-    model = build_model(experiment, dataset.outputs, dataset.task == "regression")
+    model = build_model(settled, dataset.outputs, dataset.task == "regression")
     if dataset.task == "regression":
         model.fit_scale(torch.tensor(targets_of(splits["train"]), dtype=torch.float))
     if statistics:
@@ -240,9 +251,7 @@ def prepare(
     return dataset, splits, model, fields
 
 
-def read_data(
-    experiment: Experiment, data: ReadData
-) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
+def read_data(experiment: Experiment, data: ReadData) -> tuple[Dataset, dict[str, Samples]]:
     """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
     loader = experiment.loader
     shots = (experiment.seed, loader.shots, loader.shots_per_class)
@@ -253,7 +262,7 @@ def read_data(
     return data[key]
 
 
-def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Sample]]:
+def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Samples]:
     splits = read_splits(experiment, dataset, ("train", "val", "test"))
     if not splits["train"]:
         raise DataError(
@@ -266,7 +275,7 @@ def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Samp
     return splits
 
 
-def _fit_statistics(encoder: Any, samples: Sequence[Sample], field: str, lenient: bool) -> None:
+def _fit_statistics(encoder: Any, samples: Samples, field: str, lenient: bool) -> None:
     """Show an encoder the training split; one that takes no statistics reads none of it."""
     last = ""
 

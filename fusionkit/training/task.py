@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +81,8 @@ class FusionTask(L.LightningModule):
             self.log(f"train/{name}_loss", term, batch_size=size)
         self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
         self.train_loss.update(loss.detach(), size)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)
+        if self.fabric is None:  # which steps without epochs, to measure, and logs no metrics
+            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -110,8 +112,9 @@ class FusionTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.optimizer_config)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = make_schedule(optimizer, self.optimizer_config, steps)
+        steps = self.trainer.estimated_stepping_batches
+        known = 0 <= steps < math.inf  # not of a stream that nobody has counted
+        schedule = make_schedule(optimizer, self.optimizer_config, int(steps) if known else None)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ def test_a_step_is_that_of_training(tiny_config):
     measured = {n: p for n, p in bench._model.named_parameters() if p.requires_grad}
 
     dataset, splits, model, fields = prepare(system, {})
-    loader = make_loaders(system, dataset, {"train": splits["train"]}, model, fields)["train"]
+    train = {"train": splits["train"]}
+    loader = make_loaders(system, dataset, train, model, fields, {})["train"]
     batch = next(iter(loader))
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert measured.keys() == trained.keys() == {"head.weight", "head.bias"}

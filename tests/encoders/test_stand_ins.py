@@ -6,8 +6,9 @@ import pytest
 import torch
 from test_contract import CASES, EACH, _plugins_importable, tokenizer  # noqa: F401  # fixtures
 
-from fusionkit.data.loading import RoleInput, _collate
+from fusionkit.data.loading import _collate
 from fusionkit.data.missing import blank_of
+from fusionkit.data.values import RoleInput
 from fusionkit.encoders.base import MainEncoder
 from fusionkit.errors import ConfigError
 from fusionkit.fusion.base import Fusion
