@@ -12,7 +12,7 @@ import numpy as np
 from fusionkit.data.base import Task
 from fusionkit.data.read import Source, label_name
 from fusionkit.data.splits import Indices
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, RowsError
 
 Label = str | tuple[str, ...] | float  # a class, classes, or a number, by task
 
@@ -46,20 +46,27 @@ class Labels:
         """Those of the rows that are kept, and the label of each.
 
         Raises:
-            DataError: A label is missing or malformed.
+            RowsError: Labels are missing or malformed.
         """
         columns = [source.table.column(name).take(rows).to_pylist() for name in self.columns]
         wanted = set(self.declared or ())
         kept: list[int] = []
         labels: list[Label] = []
+        wrong: list[str] = []
         for row, *cells in zip(rows.tolist(), *columns, strict=True):
-            label = self._read_row(source, row, cells)
+            try:
+                label = self._read_row(source, row, cells)
+            except DataError as error:
+                wrong.append(str(error))
+                continue
             if self.drop and isinstance(label, tuple):
                 label = tuple(name for name in label if name in wanted)
             elif self.drop and label not in wanted:
                 continue
             kept.append(row)
             labels.append(label)
+        if wrong:
+            raise RowsError(wrong)
         return np.asarray(kept, dtype=np.int64), labels
 
     def targets(
@@ -68,12 +75,13 @@ class Labels:
         """Class index, sorted class indices or number of each row.
 
         Raises:
-            DataError: A label is not among the classes.
+            RowsError: Labels are not among the classes.
         """
         if classes is None:
             return [label for label in labels if isinstance(label, float)]
         index = {name: number for number, name in enumerate(classes)}
         found: list[int | tuple[int, ...] | float] = []
+        wrong: list[str] = []
         for row, label in zip(rows.tolist(), labels, strict=True):
             try:
                 if isinstance(label, tuple):
@@ -81,7 +89,9 @@ class Labels:
                 else:
                     found.append(index[str(label)])
             except KeyError as error:
-                raise DataError(self._unknown(source.origin(row), error.args[0], classes)) from None
+                wrong.append(self._unknown(source.origin(row), error.args[0], classes))
+        if wrong:
+            raise RowsError(wrong)
         return found
 
     def _read_row(self, source: Source, row: int, cells: Sequence[Any]) -> Label:

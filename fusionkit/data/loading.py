@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Task
-from fusionkit.data.missing import Unreadable, count_missing, is_empty, lacking
+from fusionkit.data.missing import Unreadable, count_missing, is_empty, is_unreadable, lacking
 from fusionkit.encoders.base import PRESENT, Inputs, Preprocessor
 from fusionkit.errors import (
     ConfigError,
@@ -105,7 +105,7 @@ class FusionDataset(TorchDataset[Row]):
             try:
                 inputs[role.role] = _preprocess(sample, role)
             except DataError as error:
-                if not (role.unreadable and _is_unreadable(error.__cause__)):
+                if not (role.unreadable and is_unreadable(error.__cause__)):
                     raise
                 unreadable.append((role.field, sample.origin))
         return {
@@ -233,7 +233,7 @@ def make_loader(
     if train and not len(samples):
         raise DataError("The training split is empty. Check the data set's files and splits.")
     size = config.batch_size if train else config.eval_batch_size or config.batch_size
-    workers = min(8, _cores()) if config.workers is None else config.workers
+    workers = worker_count(config)
     return Loader(
         FusionDataset(samples, roles, train, seed),
         batch_size=size,
@@ -313,7 +313,7 @@ def _preprocess(sample: Sample, role: RoleInput) -> Any:
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         reason = error if isinstance(error, FusionkitError) else f"{type(error).__name__}: {error}"
         remedy = "Repair what it holds or remove the row."
-        if _is_unreadable(error):
+        if is_unreadable(error):
             remedy = (
                 f"Repair what it holds, remove the row, or take it for missing: missing.allow: "
                 f"[{role.role}], missing.unreadable: true."
@@ -323,9 +323,9 @@ def _preprocess(sample: Sample, role: RoleInput) -> Any:
         ) from error
 
 
-def _is_unreadable(error: BaseException | None) -> bool:
-    """Whether a value is to blame; a KeyError, say, is a fault of the preprocessor."""
-    return isinstance(error, DataError | OSError)
+def worker_count(config: LoaderConfig) -> int:
+    """How many processes read and preprocess."""
+    return min(8, _cores()) if config.workers is None else config.workers
 
 
 def _cores() -> int:

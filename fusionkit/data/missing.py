@@ -44,6 +44,11 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def is_unreadable(error: BaseException | None) -> bool:
+    """Whether a value is to blame for an error; a KeyError, say, is a fault of the preprocessor."""
+    return isinstance(error, DataError | OSError)
+
+
 def lacks(samples: Sequence[Sample], field: str, empty: bool) -> Flags | None:
     """Which samples lack a field.
 

@@ -145,6 +145,16 @@ class TextPreprocessor:
             )
         return {"input_ids": torch.tensor(self._encode(raw or ""), dtype=torch.long)}
 
+    def count_tokens(self, raw: str | None) -> int:
+        """How many tokens a text has before it is cut, special ones included."""
+        text = raw or ""
+        if not self.tokenizer.is_fast:
+            return len(self.tokenizer.encode(text, add_special_tokens=self.special_tokens))
+        backend = self.tokenizer.backend_tokenizer
+        encoding = backend.encode(text, add_special_tokens=self.special_tokens)
+        extra = backend.num_special_tokens_to_add(False) if self.special_tokens else 0
+        return len(encoding.ids) + sum(len(rest.ids) - extra for rest in encoding.overflowing)
+
     def _encode(self, text: str) -> list[int]:
         if self.tokenizer.is_fast:
             # Not tokenizer(text): that is a batch of one, which starts a thread pool and makes

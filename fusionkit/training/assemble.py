@@ -12,6 +12,7 @@ from fusionkit.data.loading import RoleInput, pick_field
 from fusionkit.data.masks import read_mask
 from fusionkit.data.missing import blank_of, count_missing
 from fusionkit.encoders.base import MainEncoder
+from fusionkit.errors import DataError
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
@@ -75,11 +76,20 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     """
     dataset: Dataset = experiment.data.build()
     fields = field_by_role(experiment, dataset)
-    outputs = dataset.outputs
+    return meta_model(experiment, dataset.outputs, dataset.task == "regression"), dataset, fields
+
+
+def meta_model(experiment: Experiment, outputs: int, regression: bool = False) -> FusionModel:
+    """As :func:`build_model`, on the meta device: without weights.
+
+    Raises:
+        FusionkitError: The model cannot be built, or learning rates are set for groups that it
+            does not have.
+    """
     with torch.device("meta"):
-        model = build_model(experiment, outputs, dataset.task == "regression")
-    learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
-    return model, dataset, fields
+        model = build_model(experiment, outputs, regression)
+    learning_rates(model, experiment.optimizer)
+    return model
 
 
 def read_splits(
@@ -95,6 +105,22 @@ def read_splits(
         return splits
     mask = read_mask(experiment.missing.mask, dataset.fields)
     return {name: mask.apply(name, samples) for name, samples in splits.items()}
+
+
+def check_trainable(dataset: Dataset, train: Sequence[Sample]) -> None:
+    """Check that there is something to train on and something to tell apart.
+
+    Raises:
+        DataError: There is not.
+    """
+    if not train:
+        raise DataError(
+            "The training split is empty; check the data node's files and split column."
+        )
+    if dataset.task == "single_label" and dataset.outputs < 2:
+        raise DataError(
+            f"There is one class only, {list(dataset.classes or ())}; give two or more."
+        )
 
 
 def check_presence(

@@ -24,6 +24,7 @@ from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
     build_model,
     check_presence,
+    check_trainable,
     dry_build,
     field_by_role,
     read_splits,
@@ -230,14 +231,7 @@ def read_data(
 
 def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Sequence[Sample]]:
     splits = read_splits(experiment, dataset, ("train", "val", "test"))
-    if not splits["train"]:
-        raise DataError(
-            "The training split is empty; check the data node's files and split column."
-        )
-    if dataset.task == "single_label" and dataset.outputs < 2:
-        raise DataError(
-            f"There is one class only, {list(dataset.classes or ())}; give two or more."
-        )
+    check_trainable(dataset, splits["train"])
     return splits
 
 
