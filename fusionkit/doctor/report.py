@@ -39,9 +39,9 @@ class Report:
     findings: Sequence[Finding]
 
     @classmethod
-    def of_error(cls, name: str, finding: Finding) -> Report:
+    def of_errors(cls, name: str, findings: Sequence[Finding]) -> Report:
         """The report of a data set that cannot be opened."""
-        return cls(name, Study("single_label", None, {}), [finding])
+        return cls(name, Study("single_label", None, {}), findings)
 
     @property
     def fails(self) -> bool:

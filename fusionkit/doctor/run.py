@@ -54,7 +54,7 @@ def examine(
     try:
         dataset: Dataset = experiment.data.build()
     except (DataError, OSError) as error:
-        return Report.of_error(experiment.name, _unusable(error))
+        return Report.of_errors(experiment.name, _unusable([error]))
     found: list[Finding] = []
     splits, unlabelled = _open(experiment, dataset, found)
     fields = _fields(experiment, dataset, found)
@@ -84,7 +84,7 @@ def _open(
     Rows of splits that cannot be made are taken from those to predict, which need no labels.
     """
     splits: dict[str, Any] = {}
-    failed: dict[str, list[str]] = {}
+    failed: dict[str, tuple[DataError | OSError, list[str]]] = {}
     for name in _SPLITS:
         try:
             samples = read_splits(experiment, dataset, [name])[name]
@@ -93,20 +93,19 @@ def _open(
             if samples:
                 splits[name] = samples
         except (DataError, OSError) as error:
-            if str(error) not in failed:
-                found.append(_unusable(error))
-            failed.setdefault(str(error), []).append(name)
+            failed.setdefault(str(error), (error, []))[1].append(name)
     if not failed:
         return splits, set()
+    found += _unusable([error for error, _ in failed.values()])
     if "train" not in splits:
         splits.clear()
-    names = [name for several in failed.values() for name in several]
+    names = [name for _, several in failed.values() for name in several]
     split = names[0] if splits and len(names) == 1 else UNLABELLED
     try:
         rest = _rest(dataset.split("predict"), [dataset.split(name) for name in splits])  # type: ignore[arg-type]
     except (DataError, OSError) as error:
         if str(error) not in failed:
-            found.append(_unusable(error))
+            found += _unusable([error])
         rest = None
     return (splits, set()) if not rest else ({**splits, split: rest}, {split})
 
@@ -120,21 +119,29 @@ def _rest(every: Any, known: Iterable[Any]) -> Any:
     return Subset(every, left) if len(left) + len(origins) == len(every) else None
 
 
-def _unusable(error: DataError | OSError) -> Finding:
-    """The finding of something without which a split cannot be made."""
-    if not isinstance(error, RowsError):
-        return Finding("error", "data", str(error).rstrip("."))
-    rows = len(error.errors)
-    places = tuple(Place("", i, "", "", detail=text) for i, text in enumerate(error.errors))
-    return Finding(
-        "error",
-        "label",
-        f"{count(rows, 'label')} that cannot be used",
-        "Correct them, remove the rows, or declare `classes` with other_labels: drop, which leaves "
-        "out rows of other classes.",
-        None,
-        places,
-    )
+def _unusable(errors: Iterable[DataError | OSError]) -> list[Finding]:
+    """The findings of what keeps splits from being made."""
+    labels: dict[str, None] = {}
+    found = []
+    for error in errors:
+        if isinstance(error, RowsError):
+            labels.update(dict.fromkeys(error.errors))
+        else:
+            found.append(Finding("error", "data", str(error).rstrip(".")))
+    if labels:
+        places = tuple(Place("", i, "", "", detail=text) for i, text in enumerate(labels))
+        found.append(
+            Finding(
+                "error",
+                "label",
+                f"{count(len(labels), 'label')} that cannot be used",
+                "Correct them, remove the rows, or declare `classes` with other_labels: drop, "
+                "which leaves out rows of other classes.",
+                None,
+                places,
+            )
+        )
+    return found
 
 
 def _fields(

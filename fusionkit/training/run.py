@@ -30,7 +30,7 @@ from fusionkit.training.assemble import (
     read_splits,
     role_inputs,
 )
-from fusionkit.training.callbacks import SaveBest, quiet
+from fusionkit.training.callbacks import SaveBest, StopWithoutValues, quiet
 from fusionkit.training.folders import (
     CONFIG,
     METRICS,
@@ -163,7 +163,7 @@ def _run(
         monitor,
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
-    trainer = make_trainer(experiment, folder, monitor, [best])
+    trainer = make_trainer(experiment, folder, monitor, [best, StopWithoutValues()])
     if out:
         out.print(parameter_table(counts))
         sizes = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.items())

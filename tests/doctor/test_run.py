@@ -120,7 +120,7 @@ def test_copies_that_were_saved_anew_are_found(things):
     copy = picture(5).resize((50, 50))
     copy.save(things.folder / "60.jpg", quality=60)
     things.rows[60]["photo"] = "60.jpg"
-    picture(6).point(lambda level: min(255, level + 4)).save(things.folder / "9.png")
+    picture(6).point(lambda level: min(255, level + 4)).save(things.folder / "10.png")
     report = things.examine()
     leak, near = found(report, "near_leak"), found(report, "near_duplicate")
     assert origins(leak) == ["things.csv, row 61"]
@@ -195,6 +195,7 @@ def test_missing_values_that_are_allowed(things):
 
 def test_workers_see_what_one_process_sees(things):
     things.rows = things.rows * 6
+    things.rows[7]["photo"] = "none.png"
     one, two = (
         examine(experiment_from_mapping(things.config()), workers).to_json() for workers in (0, 2)
     )
