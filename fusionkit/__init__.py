@@ -24,6 +24,7 @@ _PUBLIC = {
     "Dataset": "fusionkit.data.base",
     "Sample": "fusionkit.data.base",
     "Predictor": "fusionkit.training.predictor",
+    "fit": "fusionkit.training.api",
     "load": "fusionkit.training.predictor",
 }
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "pretrained": set(),
     "transfer": {"encoders.base", "prompts"},
     "fusion": {"encoders.base", "encoders.sequences", "prompts", "transfer.base"},
-    "data": {"encoders.base", "config.schema"},
+    "data": {"encoders.base", "encoders.files", "config.schema"},
     "config": {"encoders.base"},
     "testing": {"encoders.base", "encoders.stack"},
     "training": {
@@ -37,6 +37,7 @@ ALLOWED = {
         "data",
         "encoders.audio",
         "encoders.base",
+        "encoders.files",
         "encoders.images",
         "fusion.model",
         "training.assemble",

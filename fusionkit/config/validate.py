@@ -40,6 +40,7 @@ def load_config(
     files: Sequence[str | Path],
     overrides: Sequence[tuple[str, str]] = (),
     start: tuple[Mapping[str, Any], str] | None = None,
+    overlays: Sequence[tuple[Mapping[str, Any], str]] = (),
 ) -> Experiment:
     """Read, merge and validate config files and overrides.
 
@@ -48,11 +49,14 @@ def load_config(
         overrides: Dotted key and value, the value written as YAML.
         start: A config to merge all of that over, such as a checkpoint's, and how messages call
             it.
+        overlays: Configs merged over all of that, and how messages call them.
 
     Raises:
         ConfigError: Lists every problem with file, key, what was given and what to do.
     """
     merged = read_config(files, overrides, start)
+    for overlay in overlays:
+        merged.add(*overlay)
     return _build(merged, Path(files[-1]).stem if files else "run")
 
 

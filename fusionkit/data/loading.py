@@ -17,6 +17,7 @@ from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Task
 from fusionkit.data.missing import Unreadable, count_missing, is_empty, is_unreadable, lacking
 from fusionkit.encoders.base import PRESENT, Inputs, Preprocessor
+from fusionkit.encoders.files import file_name, is_file
 from fusionkit.errors import (
     ConfigError,
     DataError,
@@ -309,7 +310,8 @@ def _preprocess(sample: Sample, role: RoleInput) -> Any:
     except (ConfigError, MissingExtraError, WeightsError):
         raise  # not the row's fault
     except Exception as error:
-        shown = repr(value)
+        bare = isinstance(value, bytes | Mapping) and is_file(value)
+        shown = file_name(value) if bare else repr(value)
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         reason = error if isinstance(error, FusionkitError) else f"{type(error).__name__}: {error}"
         remedy = "Repair what it holds or remove the row."

@@ -1,214 +1,158 @@
-"""Table files into columns."""
+"""Tables as the data sets see them: columns of one or several files, or of objects in memory."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 
-from fusionkit.errors import DataError, suggest
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-
-_BLOCK = 1 << 24  # bytes; the longest cell that a CSV file may have
+from fusionkit.data.cells import encode
+from fusionkit.data.features import class_names, decode
+from fusionkit.data.formats import Needed
+from fusionkit.data.mapped import IN_MEMORY, load, map_arrow
+from fusionkit.data.places import find_files
+from fusionkit.encoders.files import base_name, is_url, parent
+from fusionkit.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A table that was read; ``root`` is what its paths are relative to."""
+class Part:
+    """The rows of one file, or of one object in memory.
+
+    Attributes:
+        name: What messages call it.
+        table: Its columns.
+        again: Gives the table anew in another process, where it is not in this one's memory:
+            pickled instead of the cells.
+    """
 
     name: str
-    root: Path
     table: pa.Table
+    again: tuple[Callable[..., pa.Table], tuple[Any, ...]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.again is None:
+            return Part, (self.name, self.table)
+        return _part_again, (self.name, self.again, self.table.column_names)
+
+
+def _part_again(name: str, again: Any, columns: list[str]) -> Part:
+    make, arguments = again
+    return Part(name, make(*arguments).select(columns), again)
+
+
+class Source:
+    """A table that was read, in one part or several of the same columns.
+
+    Where it is mapped or comes from a data set that is, pickling it takes no more than its path.
+
+    Attributes:
+        name: What messages call it.
+        root: Folder or URL that paths in its cells are relative to.
+        parts: Whose rows it has, in order.
+        table: All rows.
+        class_names: Names of the classes by column, where the table itself states them.
+
+    Raises:
+        DataError: The parts have columns of different types.
+    """
+
+    def __init__(self, name: str, root: str, parts: Sequence[Part]) -> None:
+        self.name = name
+        self.root = root
+        self.parts = tuple(parts)
+        tables = [part.table for part in parts]
+        self.class_names = class_names(tables[0].schema)
+        self.table = decode(_joined(name, self.parts))
+        self._columns: dict[str, Any] = {}
+        self._encoded: dict[str, tuple[NDArray[np.int64], list[Any]]] = {}
+        self._starts = [0, *accumulate(len(table) for table in tables)]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Source, (self.name, self.root, self.parts)
 
     def cell(self, column: str, row: int) -> Any:
         """One cell as a Python value."""
-        return self.table.column(column)[row].as_py()
+        cells = self._columns.get(column)
+        if cells is None:
+            cells = self.table.column(column)  # slower than a cell: hence kept
+            cells = self._columns[column] = cells.chunk(0) if cells.num_chunks == 1 else cells
+        return cells[row].as_py()
 
     def origin(self, row: int) -> str:
-        """``"products.csv, row 17"``, counted from 1."""
-        return f"{self.name}, row {row + 1}"
+        """``"products.csv, row 17"``, counted from 1 in each file."""
+        if len(self.parts) == 1:
+            return f"{self.name}, row {row + 1}"
+        number = bisect_right(self._starts, row) - 1
+        return f"{self.parts[number].name}, row {row - self._starts[number] + 1}"
+
+    def encoded(self, column: str) -> tuple[NDArray[np.int64], list[Any]]:
+        """As :func:`fusionkit.data.cells.encode`; kept."""
+        if column not in self._encoded:
+            self._encoded[column] = encode(self.table.column(column))
+        return self._encoded[column]
 
 
-def check_suffix(file: str) -> None:
-    """Raise DataError unless the suffix is one of :data:`SUFFIXES`."""
-    if Path(file).suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"{file!r} is not a table that can be read: its name ends in "
-            f"{Path(file).suffix!r}. Known: {', '.join(SUFFIXES)}."
-        )
-
-
-def read_columns(path: Path, needed: Mapping[str, str] | None = None) -> pa.Table:
-    """Some columns of a table file, or all.
-
-    Cells of CSV and TSV stay text, exactly as written: no cell turns into a number, a date or
-    a missing value on its way.
+def read_source(given: str, root: str | None, needed: Needed | None) -> Source:
+    """Some columns of one entry of ``files``, or all.
 
     Args:
-        path: Where the file is; its suffix decides how it is read.
+        given: See :func:`fusionkit.data.places.find_files`.
+        root: What paths in cells are relative to; None for the folder of the first file.
         needed: What asks for it, by column: ``{"title": "field 'text'"}``; None for all columns.
 
     Raises:
-        DataError: The file or a column is missing, or a row is malformed.
+        DataError: A file or a column is missing, or a row is malformed.
     """
-    check_suffix(str(path))
-    if not path.is_file():
-        raise DataError(_not_found(path.absolute()))
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            names = pa.parquet.read_schema(path).names
-            _check_columns(path, names, needed or {})
-            table = pa.parquet.read_table(path, columns=None if needed is None else list(needed))
-        elif suffix in (".csv", ".tsv"):
-            table = _read_csv(path, "," if suffix == ".csv" else "\t")
-            _check_columns(path, table.column_names, needed or {})
-        else:
-            table = _read_json_lines(path, needed)
-    except pa.ArrowInvalid as error:
-        raise DataError(_malformed(path, str(error))) from error
-    if not len(table):
-        raise DataError(f"{path.absolute()} has no rows. Write at least one row.")
-    return table.select(table.column_names if needed is None else list(needed)).combine_chunks()
+    room, parts = IN_MEMORY, []
+    files = find_files(given)
+    for file in files:
+        table, mapped = load(file, needed, room)
+        again = None if mapped is None else (map_arrow, (os.path.abspath(mapped),))
+        room = max(0, room - (table.nbytes if mapped is None else 0))
+        parts.append(Part(base_name(file), table, again))
+    if not any(len(part.table) for part in parts):
+        where = given if is_url(given) else os.path.abspath(os.path.expanduser(given))
+        raise DataError(f"{where} has no rows. Write at least one row.")
+    name = parts[0].name if len(parts) == 1 else base_name(given)
+    return Source(name, parent(files[0]) if root is None else root, parts)
 
 
-def missing(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(N,) bool, True = the cell is null or an empty string."""
-    found = pc.is_null(column)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        found = pc.or_(found, pc.equal(pc.fill_null(column, ""), ""))
-    return np.asarray(found.to_numpy(), dtype=bool)
+def read_columns(file: str | Path, needed: Needed | None = None) -> pa.Table:
+    """Some columns of a table file, or all; as :func:`read_source`."""
+    return read_source(str(file), None, needed).table
 
 
-def label_name(value: Any) -> str | None:
-    """A label cell as a class name; None if the cell is empty.
-
-    ``true`` and ``True`` of JSON and Parquet read ``"true"``, the number 3.0 reads ``"3"``.
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip() or None
-
-
-def _read_csv(path: Path, delimiter: str) -> pa.Table:
-    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    # One thread: only then does Arrow count rows across blocks, for its messages.
-    read = pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK)
-    with pa.csv.open_csv(path, read_options=read, parse_options=parse) as stream:
-        names = stream.schema.names
-    text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    table = pa.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=text)
-    if len(table) and "\n" in table.column(table.num_columns - 1)[-1].as_py():
-        _check_closed(path, len(table))
-    return table
-
-
-def _check_closed(path: Path, rows: int) -> None:
-    """Arrow takes all that follows an unclosed quote into the last cell, without a word."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        if not file.read().rstrip(b"\r\n").endswith(b'"'):
+def _joined(name: str, parts: Sequence[Part]) -> pa.Table:
+    first = parts[0]
+    for part in parts[1:]:
+        if set(part.table.column_names) != set(first.table.column_names):
+            here, there = part.table.column_names, first.table.column_names
             raise DataError(
-                f"{path.name}, row {rows}: a quote is opened and never closed. Close it, or double "
-                f'a quote that belongs to the text ("").'
+                f"{name}: {part.name} has the columns {', '.join(here)}, {first.name} has "
+                f"{', '.join(there)}. Give all files the same columns."
             )
-
-
-def _read_json_lines(path: Path, needed: Mapping[str, str] | None) -> pa.Table:
-    # The standard library, not Arrow: on 500,000 lines of 1.5 kB twice as fast with one thread,
-    # exact about the row, and it turns no text that looks like a date into one.
-    rows: list[dict[str, Any]] = []
-    keys: dict[str, None] = {}  # a set that keeps its order
-    with path.open("rb") as file:
-        for line in file:
-            line = line if rows else line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            number = len(rows) + 1
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # also of an encoding other than UTF-8
-                raise DataError(_not_json(path, number, str(error))) from error
-            if not isinstance(row, dict):
-                raise DataError(_not_json(path, number, f"it is a {type(row).__name__}"))
-            keys.update(dict.fromkeys(row))
-            rows.append(row if needed is None else {name: row.get(name) for name in needed})
-    if rows:
-        _check_columns(path, list(keys), needed or {})
-    names = keys if needed is None else needed
-    return pa.table(
-        {name: _to_array(path, name, [row.get(name) for row in rows]) for name in names}
-    )
-
-
-def _to_array(path: Path, name: str, values: list[Any]) -> pa.Array:
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) > 1:
-        if kinds & {list, dict}:
-            mixed = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise DataError(f"{path.name}: column {name!r} mixes {mixed}. Write all of one kind.")
-        values = [label_name(value) if not isinstance(value, str) else value for value in values]
+        if class_names(part.table.schema) != class_names(first.table.schema):
+            raise DataError(
+                f"{name}: {part.name} names other classes than {first.name}. Save them as one "
+                f"data set."
+            )
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        joined = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(
-            f"{path.name}: column {name!r} mixes kinds of values: {error}. Write all of one kind."
+            f"{name}: the files have columns of different types: {error}. Save each column with "
+            f"one type."
         ) from error
-
-
-def _not_json(path: Path, row: int, why: str) -> str:
-    return (
-        f"{path.name}, row {row}: not a JSON object: {why}. "
-        f"Write one object per line, all of it on that line."
-    )
-
-
-def _malformed(path: Path, error: str) -> str:
-    """Arrow's message with the data row, which starts below the header."""
-    found = re.search(r"Row #(\d+): ", error)
-    if found is None:
-        return f"{path.absolute()} cannot be read: {error}. Repair or replace the file."
-    remedy = (
-        "Save the file as UTF-8."
-        if "UTF8" in error
-        else "Quote cells that contain the separator, or remove the row."
-    )
-    return f"{path.name}, row {int(found[1]) - 1}: {error[found.end() :]}. {remedy}"
-
-
-def _not_found(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"{path} does not exist, nor does its folder. Correct `files` in the config."
-    near = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()])
-    hint = f" Close names in that folder: {', '.join(near)}." if near else ""
-    return f"{path} does not exist.{hint} Correct `files` in the config."
-
-
-def _check_columns(path: Path, known: Sequence[str], needed: Mapping[str, str]) -> None:
-    for name, who in needed.items():
-        if name not in known:
-            raise DataError(
-                f"{path.name} has no column {name!r}, which {who} asks for."
-                f"{suggest(name, known)} Columns: {', '.join(known)}."
-            )
-        if known.count(name) > 1:
-            raise DataError(
-                f"{path.name} has {known.count(name)} columns {name!r}. Rename all but one."
-            )
+    return joined.replace_schema_metadata(first.table.schema.metadata)

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fusionkit.data.base import Sample
-from fusionkit.data.read import Source, label_name, missing
+from fusionkit.data.cells import flag_cells, label_name, missing
+from fusionkit.data.read import Source
 from fusionkit.data.splits import Indices
+from fusionkit.data.targets import Targets
+from fusionkit.encoders.files import join
 from fusionkit.errors import ConfigError, DataError
 
 # Those of encoders.base, stated again: importing them from there would import torch for help.
 Modality = Literal["image", "text", "audio", "video", "table", "vector", "other"]
 
-_IN_FILES = ("image", "audio", "video")  # their cells are paths
+_IN_FILES = ("image", "audio", "video")  # their cells are paths, URLs or the bytes of files
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,8 @@ class FieldSpec:
     Args:
         column: Its column, or a template over columns: "images/{id}.jpg"; null for a column named
             like the field.
-        modality: What the field is; image, audio and video columns hold paths; null for a field
-            named after its modality.
+        modality: What the field is; image, audio and video columns hold paths, URLs or bytes; null
+            for a field named after its modality.
         columns: Those of a field of modality table, instead of ``column``.
         present: Column that says whether a row has the field at all: 0, false, no or empty for no.
     """
@@ -106,17 +111,16 @@ class Cell:
         """
         columns = [source.table.column(name) for name in self.columns]
         if self.modality not in ("text", "table"):
-            gone = np.any([missing(column) for column in columns], axis=0)
+            files = self.modality in _IN_FILES
+            gone = np.any([missing(column, files) for column in columns], axis=0)
         elif not empty or any(text or form for text, _, form in self.pieces):
-            gone = np.zeros(len(source.table), dtype=bool)
+            gone = np.zeros(len(source), dtype=bool)
         elif self.modality == "text":
             gone = np.all([missing(column) for column in columns], axis=0)
         else:
-            cells = zip(*(column.to_pylist() for column in columns), strict=True)
-            gone = np.array([all(_or_none(cell) is None for cell in row) for row in cells])
+            gone = np.all([missing(_stripped(column)) for column in columns], axis=0)
         if self.present:
-            said = source.table.column(self.present).to_pylist()
-            gone = gone | np.array([_says_no(cell) for cell in said])
+            gone = gone | flag_cells(source.table.column(self.present), _says_no)
         return gone
 
     def value(self, source: Source, row: int) -> Any:
@@ -130,7 +134,7 @@ class Cell:
             return {column: _or_none(source.cell(column, row)) for column in self.columns}
         cells = [source.cell(column, row) if column else None for _, column, _ in self.pieces]
         if self.modality != "text" and any(
-            column and cell in (None, "")
+            column and cell in (None, "", b"")
             for (_, column, _), cell in zip(self.pieces, cells, strict=True)
         ):
             return None
@@ -148,11 +152,11 @@ class Cell:
                 ) from error
         if self.modality == "text":
             return "" if value is None else str(value)
-        if self.modality in _IN_FILES and isinstance(value, str):
-            return str(source.root / value)
+        if self.modality in _IN_FILES:
+            return _located(value, source.root)
         if self.modality == "vector" and isinstance(value, str):
             if value.endswith(".npy"):
-                return str(source.root / value)
+                return join(source.root, value)
             try:
                 return _numbers(value)
             except ValueError as error:
@@ -175,6 +179,22 @@ def _check_several(field: str, modality: str, column: str | None, several: list[
         )
     if not several or len(set(several)) < len(several):
         raise ConfigError(f"{listed}which names none, or one twice. Name each column once.")
+
+
+def _located(value: Any, root: str) -> Any:
+    """What stands for a file, its path made absolute or a URL; None if it holds nothing."""
+    if isinstance(value, Mapping) and value.keys() == {"bytes", "path"}:
+        if value["bytes"]:
+            return value
+        value = value["path"] or None
+    return join(root, value) if isinstance(value, str) else value
+
+
+def _stripped(column: Any) -> Any:
+    """A column without the blanks around its texts."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.utf8_trim_whitespace(column)
+    return column
 
 
 def _says_no(cell: Any) -> bool:
@@ -212,7 +232,7 @@ class Rows(Sequence[Sample]):
     places: Indices
     cells: tuple[Cell, ...]
     id: str | None
-    targets: Sequence[Any] | None
+    targets: Targets | None
 
     @classmethod
     def of(
@@ -221,7 +241,7 @@ class Rows(Sequence[Sample]):
         rows: Sequence[Indices],
         cells: Sequence[Cell],
         id: str | None,
-        targets: Sequence[Any] | None,
+        targets: Targets | None,
     ) -> Rows:
         """Some rows of each source."""
         places = [
@@ -262,7 +282,7 @@ class Rows(Sequence[Sample]):
     def ids(self) -> list[str]:
         """The ``id`` of every sample."""
         columns = [
-            [None] * len(source.table)
+            [None] * len(source)
             if self.id is None
             else [label_name(value) for value in source.table.column(self.id).to_pylist()]
             for source in self.sources

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionkit.data.base import Task
+from fusionkit.data.base import Split
+from fusionkit.data.cells import label_name
+from fusionkit.data.read import Source
+from fusionkit.errors import DataError
 
 Indices = NDArray[np.int64]
+
+SPLIT_NAMES: dict[str, Split] = {  # by what a column, a mapping or a folder calls them
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 
 
 def stratified_split(
@@ -51,21 +62,23 @@ def stratified_split(
     return [np.flatnonzero(part == number) for number in range(len(shares))]
 
 
-def strata(labels: Sequence[Any], task: Task, bins: int = 10) -> NDArray[np.int64]:
-    """(N,) stratum of each row: its class, its rarest class, or its quantile.
+def stated_parts(source: Source, column: str) -> dict[Split, Indices]:
+    """Sorted rows of each split, as a column says.
 
-    Args:
-        labels: A class name, a tuple of class names or a number per row.
-        task: Which of these.
-        bins: Quantiles of a regression target.
+    Raises:
+        DataError: A cell names no split.
     """
-    if task == "regression":
-        rank = np.argsort(np.argsort(np.asarray(labels), kind="stable"), kind="stable")
-        return np.asarray(rank * bins // max(len(labels), 1), dtype=np.int64)
-    if task == "multi_label":
-        counts = Counter(name for names in labels for name in names)
-        labels = [min(names, key=lambda name: (counts[name], name), default="") for names in labels]
-    return np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
+    codes, values = source.encoded(column)
+    names = [SPLIT_NAMES.get((label_name(cell) or "").lower()) for cell in [*values, None]]
+    wrong = np.array([name is None for name in names])[codes]
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"{source.origin(row)}: split column {column!r} is {source.cell(column, row)!r}. "
+            f"Write one of {', '.join(SPLIT_NAMES)}, or remove the row."
+        )
+    of_row = np.array([name or "" for name in names])[codes]
+    return {name: np.flatnonzero(of_row == name) for name in names if name}
 
 
 def _spaced(rows: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,34 +1,35 @@
-"""Samples from a table file: CSV, TSV, JSONL or Parquet."""
+"""Samples from a table: CSV, TSV, JSONL, Parquet, Arrow, or an object in memory."""
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from fusionkit.data import memory
 from fusionkit.data.base import Dataset, Sample, Split, Task
-from fusionkit.data.labels import Label, Labels
-from fusionkit.data.read import Source, check_suffix, label_name, read_columns
+from fusionkit.data.cells import label_name
+from fusionkit.data.labels import Labels
+from fusionkit.data.places import may_be_table, saved_splits
+from fusionkit.data.read import Source, read_source
 from fusionkit.data.rows import Cell, FieldSpec, Rows
-from fusionkit.data.splits import Indices, strata, stratified_split
+from fusionkit.data.splits import SPLIT_NAMES, Indices, stated_parts, stratified_split
+from fusionkit.data.targets import Read
 from fusionkit.errors import ConfigError, DataError
 
-_SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
 _HELD_OUT = 0.1  # of the training rows, where there is no validation split
 _NONE: Indices = np.empty(0, dtype=np.int64)
 
 
 class Table(Dataset):
-    """Samples from a CSV, TSV, JSONL or Parquet file, or from one file per split.
+    """Samples from a table file, or from one per split.
+
+    A file is CSV, TSV, JSONL (these may end in .gz), Parquet or Arrow, at a path or at a URL that
+    fsspec knows. In the place of a file stands a glob, a folder of files of one format, or what
+    Hugging Face's save_to_disk wrote. What is large is not held in memory, but mapped.
 
     Rows are counted from 1, header and blank lines left out: the number that messages and
     ``Sample.origin`` give. An empty text is a text, and a field of modality table may have empty
@@ -42,7 +43,7 @@ class Table(Dataset):
     Where train and test are given without val, a tenth of train, drawn in the same way, is val.
 
     Args:
-        files: One file, or one per split: {train: ..., val: ..., test: ...}.
+        files: One file, glob or folder, or one per split: {train: ..., val: ..., test: ...}.
         fields: Column by field. image: photo says that column photo holds images. A field that
             is not named after its modality takes {column: ..., modality: ...}. A column may be a
             template over columns: "images/{id}.jpg". A table takes several: {columns: [age, sex]}.
@@ -58,7 +59,7 @@ class Table(Dataset):
         split: Column that says train, val (or valid, validation, dev) or test.
         split_shares: Shares of train, val and test where nothing states the split.
         split_seed: Seed of every division that is made here.
-        root: Folder that paths in cells are relative to; null for the folder of the file.
+        root: Folder or URL that paths in cells are relative to; null for the folder of the file.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Table(Dataset):
         self._given = fields
         self._cells = tuple(Cell.parse(field, spec) for field, spec in fields.items())
         self.fields = {cell.field: cell.modality for cell in self._cells}
-        self._files = {"all": files} if isinstance(files, str) else dict(files)
+        self._files: dict[str, Any] = {"all": files} if isinstance(files, str) else dict(files)
         self._label = label
         self._declared = None if classes is None else [label_name(name) or "" for name in classes]
         self._drop = other_labels == "drop"
@@ -88,11 +89,15 @@ class Table(Dataset):
         self._id = id
         self._split_column = split
         self._shares, self._seed, self._root = split_shares, split_seed, root
+        self._forget()
+        self._check()
+
+    def _forget(self) -> None:
+        self._looked = False  # whether a folder holds splits
         self._read: dict[tuple[str, bool], Source] = {}
         self._divided: dict[str, Mapping[Split, Indices]] = {}
         self._learned: dict[str, Indices] = {}  # rows that classes are taken from
         self._classes: list[str] | None = None
-        self._check()
 
     def _check(self) -> None:
         """Raise ConfigError for arguments that contradict each other."""
@@ -139,7 +144,8 @@ class Table(Dataset):
             if found:
                 raise ConfigError(f"Table: {message}")
         for file in self._files.values():
-            check_suffix(file)
+            if isinstance(file, str) and not memory.was_in_memory(file):
+                may_be_table(file)
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -150,27 +156,47 @@ class Table(Dataset):
         if self._declared is not None:
             return self._declared
         if self._classes is None:
-            found: set[str] = set()
-            for label in self._labels_to_learn():
-                found.update(label if isinstance(label, tuple) else [str(label)])
+            source, read = self._labels_to_learn()
+            found = read.found()
             numbers = all(name.removeprefix("-").isdecimal() for name in found)
-            self._classes = sorted(found, key=int) if numbers else sorted(found)
+            stated = source.class_names.get(str(self._label))
+            self._classes = stated or (sorted(found, key=int) if numbers else sorted(found))
         return self._classes
 
     def split(self, name: Split) -> Sequence[Sample]:
         if name == "predict":
-            sources = tuple(self._source(key, labelled=False) for key in self._files)
-            every = [np.arange(len(source.table)) for source in sources]
+            sources = tuple(self._source(key, labelled=False) for key in self._entries())
+            every = [np.arange(len(source)) for source in sources]
             return Rows.of(sources, every, self._cells, self._id, targets=None)
         key = self._key(name)
         if key is None:
             return []
         source = self._source(key, labelled=True)
-        rows, labels = self._labels().read(source, self._parts(key).get(name, _NONE))
-        if name == "train" and not len(rows):
+        read = self._labels().read(source, self._parts(key).get(name, _NONE))
+        if name == "train" and not len(read.rows):
             raise DataError(self._no_training_rows(source))
-        targets = self._labels().targets(source, rows, labels, self.classes)
-        return Rows.of((source,), [rows], self._cells, self._id, targets)
+        targets = self._labels().targets(source, read, self.classes)
+        return Rows.of((source,), [read.rows], self._cells, self._id, targets)
+
+    def over(self, data: Any) -> Table:
+        """The same table with its rows from memory instead of ``files``.
+
+        Paths in cells are then relative to ``root``, or to the current folder.
+
+        Args:
+            data: A pandas DataFrame, a pyarrow Table or whatever else hands out Arrow tables, or a
+                Dataset of Hugging Face's datasets; or a mapping of train, val and test to them,
+                such as a DatasetDict.
+
+        Raises:
+            DataError: It is none of these.
+            ConfigError: A mapping was given, and there is a split column as well.
+        """
+        table = copy.copy(self)
+        table._files = memory.by_split(data)
+        table._forget()
+        table._check()
+        return table
 
     def with_files(
         self, files: str | dict[str, str], classes: Sequence[str] | None = None
@@ -198,12 +224,24 @@ class Table(Dataset):
 
     def _key(self, name: Split) -> str | None:
         """The file that holds a split, None if there is none."""
-        if "all" in self._files:
+        entries = self._entries()
+        if "all" in entries:
             return "all"
-        key = "train" if name == "val" and "val" not in self._files else name
-        if key not in self._files and name == "train":
+        key = "train" if name == "val" and "val" not in entries else name
+        if key not in entries and name == "train":
             raise DataError("`files` names no training file. Add train: to it.")
-        return key if key in self._files else None
+        return key if key in entries else None
+
+    def _entries(self) -> dict[str, Any]:
+        """File or object by split; a folder that holds splits is looked up when it is read."""
+        given = self._files.get("all")
+        if not self._looked and isinstance(given, str):
+            folders = saved_splits(given)
+            if folders is not None:
+                self._files = memory.by_split(folders)
+                self._check()
+        self._looked = True
+        return self._files
 
     def _source(self, key: str, labelled: bool) -> Source:
         """The columns that are needed of a file; read once."""
@@ -218,9 +256,15 @@ class Table(Dataset):
                     needed.setdefault(column, "`label`")
                 if self._split_column is not None:
                     needed.setdefault(self._split_column, "`split`")
-            path = Path(self._files[key]).expanduser()
-            root = path.parent if self._root is None else Path(self._root).expanduser()
-            self._read[key, labelled] = Source(path.name, root, read_columns(path, needed))
+            given = self._entries()[key]
+            if isinstance(given, str) and memory.was_in_memory(given):
+                raise memory.gone(given)
+            root = None if self._root is None else os.path.expanduser(self._root)
+            self._read[key, labelled] = (
+                read_source(given, root, needed)
+                if isinstance(given, str)
+                else memory.to_source(given, key, root or "", needed)
+            )
         return self._read[key, labelled]
 
     def _labels(self) -> Labels:
@@ -235,54 +279,41 @@ class Table(Dataset):
         if key in self._divided:
             return self._divided[key]
         source = self._source(key, labelled=True)
-        rows: Indices = np.arange(len(source.table))
+        rows: Indices = np.arange(len(source))
         parts: dict[Split, Indices]
         if key != "all":
-            parts = {_SPLIT_NAMES[key]: rows}
+            parts = {SPLIT_NAMES[key]: rows}
         elif self._split_column is not None:
-            parts = self._stated_parts(source, self._split_column)
+            parts = stated_parts(source, self._split_column)
         else:
             self._learned[key] = rows
             train, val, test = self._divide(source, rows, self._shares)
             parts = {"train": train, "val": val, "test": test}
         self._learned.setdefault(key, parts.get("train", _NONE))
-        if "train" in parts and "val" not in {*parts, *self._files}:
+        if "train" in parts and "val" not in {*parts, *self._entries()}:
             shares = (1 - _HELD_OUT, _HELD_OUT)
             parts["train"], parts["val"] = self._divide(source, parts["train"], shares)
         self._divided[key] = parts
         return parts
 
     def _divide(self, source: Source, rows: Indices, shares: Sequence[float]) -> list[Indices]:
-        rows, labels = self._labels().read(source, rows)
-        parts = stratified_split(strata(labels, self.task), shares, self._seed)
-        return [rows[part] for part in parts]
-
-    def _stated_parts(self, source: Source, column: str) -> dict[Split, Indices]:
-        found: dict[Split, list[int]] = {}
-        for row, cell in enumerate(source.table.column(column).to_pylist()):
-            name = _SPLIT_NAMES.get((label_name(cell) or "").lower())
-            if name is None:
-                raise DataError(
-                    f"{source.origin(row)}: split column {column!r} is {cell!r}. Write one of "
-                    f"{', '.join(_SPLIT_NAMES)}, or remove the row."
-                )
-            found.setdefault(name, []).append(row)
-        return {name: np.asarray(rows) for name, rows in found.items()}
+        read = self._labels().read(source, rows)
+        parts = stratified_split(read.strata(), shares, self._seed)
+        return [read.rows[part] for part in parts]
 
     def _no_training_rows(self, source: Source) -> str:
         if self._split_column is None:
             return (
                 f"{source.name}: no training row has one of the declared `classes`. Correct them."
             )
-        column = source.table.column(self._split_column)
-        values = sorted({str(value) for value in column.to_pylist()})
+        values = sorted({str(value) for value in source.encoded(self._split_column)[1]})
         return (
             f"{source.name}: the split train is empty. Column {self._split_column!r} has "
             f"{', '.join(values)}. Mark the rows to train on as train"
             + (", and check that they have one of `classes`." if self._drop else ".")
         )
 
-    def _labels_to_learn(self) -> list[Label]:
+    def _labels_to_learn(self) -> tuple[Source, Read]:
         """Labels of the training rows and of those that were divided from them here.
 
         With several labels per row, a seeded division may leave a rare one out of training.
@@ -293,4 +324,23 @@ class Table(Dataset):
         source, rows = self._source(key, labelled=True), self._learned[key]
         if not len(rows):
             raise DataError(self._no_training_rows(source))
-        return self._labels().read(source, rows)[1]
+        return source, self._labels().read(source, rows)
+
+
+def table_like(dataset: Dataset, data: Any) -> Table:
+    """A table to predict on, with the fields of the training data.
+
+    Args:
+        dataset: That of training; where it is no table, columns are named after its fields.
+        data: A file as in ``files``, or what :meth:`Table.over` takes.
+
+    Raises:
+        DataError: It is neither.
+    """
+    file = data if isinstance(data, str) else memory.describe(data)
+    if isinstance(dataset, Table):
+        table = dataset.with_files(file)
+    else:
+        specs = {name: FieldSpec(name, kind) for name, kind in dataset.fields.items()}  # type: ignore[arg-type]
+        table = Table(file, {**specs})
+    return table if isinstance(data, str) else table.over(data)

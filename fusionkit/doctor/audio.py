@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from fusionkit.doctor.findings import Finding, count, percent
 from fusionkit.doctor.study import Reader, Study
 from fusionkit.doctor.values import Value
 from fusionkit.encoders.audio import load_audio
+from fusionkit.encoders.files import is_file, local_path, open_file
 from fusionkit.registry import require
 
 _HEARD = 60.0  # seconds that are looked through for sound
@@ -33,8 +33,9 @@ class Sound(Value):
     """A recording."""
 
     def facts(self, readers: Sequence[Reader]) -> Facts:
-        if isinstance(self.raw, str | Path):
-            known = require("soundfile", "audio").info(str(self.raw))
+        if is_file(self.raw):
+            file = local_path(self.raw) or open_file(self.raw)
+            known = require("soundfile", "audio").info(file)
             seconds, rate = float(known.duration), int(known.samplerate)
         else:
             is_mapping = isinstance(self.raw, Mapping)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,32 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from fusionkit.encoders.files import local_path, open_file
+
 _SIZE = 16  # bytes
 _WHOLE = 1 << 26  # bytes; of larger files, videos mostly, the ends and the size are hashed
 _END = 1 << 20
 
 
-def digest_file(path: Path) -> bytes:
-    """Hash of a file's bytes, or of a folder's files.
+def digest_file(raw: Any) -> bytes:
+    """Hash of the bytes of what stands for a file; of a folder's files.
 
     Raises:
         OSError: It cannot be read.
+        DataError: What is at a URL cannot be read.
     """
     found = hashlib.blake2b(digest_size=_SIZE)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    for file in files:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+    path = local_path(raw)
+    folder = path is not None and Path(path).is_dir()
+    for file in sorted(Path(path).iterdir()) if path is not None and folder else [raw]:
+        with open_file(file) as stream:
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
             if size <= _WHOLE:
                 found.update(stream.read())
                 continue
             found.update(stream.read(_END) + size.to_bytes(8, "little"))
-            stream.seek(-_END, 2)
+            stream.seek(-_END, io.SEEK_END)
             found.update(stream.read())
     return found.digest()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from fusionkit.doctor.digests import digest_value
 from fusionkit.doctor.findings import Finding, percent, some
 from fusionkit.doctor.study import Reader, Study
 from fusionkit.doctor.values import Value
+from fusionkit.encoders.files import is_file, open_file
 
 _MANY = 0.5  # share of empty cells from which on a column is worth a word
 
@@ -43,8 +43,10 @@ class Numbers(Value):
     """A vector, or a sequence of them."""
 
     def facts(self, readers: Sequence[Reader]) -> VectorFacts:
-        raw = self.raw
-        array: Any = np.load(raw, allow_pickle=False) if isinstance(raw, str | Path) else raw
+        array: Any = self.raw
+        if is_file(self.raw):
+            with open_file(self.raw) as file:
+                array = np.load(file, allow_pickle=False)
         array = np.atleast_2d(np.asarray(array))
         return VectorFacts(len(array), array.shape[-1], not array.any())
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fusionkit.doctor.digests import digest_file, digest_value
 from fusionkit.doctor.study import Reader
+from fusionkit.encoders.files import file_name, is_file
 
 
 class Value:
@@ -26,17 +26,17 @@ class Value:
             reader.preprocessor(self.raw)
 
     def shown(self) -> str:
-        """The path, if it is one."""
-        return str(self.raw) if isinstance(self.raw, str | Path) else ""
+        """The path or URL, if it is one."""
+        return file_name(self.raw) if is_file(self.raw) else ""
 
     def digest(self) -> bytes:
         """Hash of the content.
 
         Raises:
             OSError: It is in a file that cannot be read.
+            DataError: It is at a URL that cannot be read.
         """
-        is_path = isinstance(self.raw, str | Path)
-        return digest_file(Path(self.raw)) if is_path else digest_value(self.raw)
+        return digest_file(self.raw) if is_file(self.raw) else digest_value(self.raw)
 
     def facts(self, readers: Sequence[Reader]) -> Any:
         """Measures; None if there are none."""

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import SequenceFeatureExtractor
 
 from fusionkit.encoders.base import Inputs
+from fusionkit.encoders.files import file_name, is_file, local_path, open_file
 from fusionkit.encoders.transformers_known import known_preprocessing
 from fusionkit.encoders.transformers_weights import fetch
 from fusionkit.encoders.weights import locate
@@ -35,7 +36,8 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     """A raw value to mono samples.
 
     Args:
-        raw: A path to what libsndfile reads (WAV, FLAC, Ogg, MP3, ...), ``(array, rate)``, or
+        raw: A file that libsndfile reads (WAV, FLAC, Ogg, MP3, ...): its path or URL, bytes, or
+            ``{"bytes", "path"}``; or ``(array, rate)``, or
             ``{"array": ..., "sampling_rate": ...}``. Arrays (numpy or torch) are (samples,), or
             have their channels on the shorter side; floats in -1..1, int16 or int32.
         rate: Samples per second of the result.
@@ -47,9 +49,9 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     Raises:
         DataError: The file is missing, damaged or empty, or the array is not sound.
     """
-    if isinstance(raw, str | Path):
-        name = f"The audio file {raw}"
-        array, own = _read_file(Path(raw), name, max_seconds)
+    if is_file(raw):
+        name = f"The audio file {file_name(raw)}"
+        array, own = _read_file(raw, name, max_seconds)
     else:
         name = "An audio array"
         array, own = _unpack(raw)
@@ -61,19 +63,21 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     return _resample(samples, int(own), rate)[: math.ceil(max_seconds * rate)]
 
 
-def _read_file(path: Path, name: str, max_seconds: float) -> tuple[Samples, int]:
-    if not path.is_file():
-        raise DataError(f"{name} {'is a folder' if path.is_dir() else 'does not exist'}.")
+def _read_file(raw: Any, name: str, max_seconds: float) -> tuple[Samples, int]:
+    path = local_path(raw)
+    if path is not None and not Path(path).is_file():
+        raise DataError(f"{name} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
     soundfile = require("soundfile", "audio")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(path or open_file(raw)) as file:
             frames = file.read(
                 math.ceil(max_seconds * file.samplerate), dtype="float32", always_2d=True
             )
             return frames.mean(axis=1), file.samplerate
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: .raw states no rate
+        why = str(getattr(error, "error_string", error))  # without the name of a Python object
         raise DataError(
-            f"{name} cannot be read: {str(error).rstrip('.')}. It is damaged or no format of "
+            f"{name} cannot be read: {why.rstrip('.')}. It is damaged or no format of "
             f"libsndfile (WAV, FLAC, Ogg, MP3, ...); replace or convert it."
         ) from error
 
@@ -87,7 +91,8 @@ def _unpack(raw: Any) -> tuple[NDArray[Any], Any]:
         raise DataError("An audio array was given without its rate; give (array, rate).")
     shown = f"a dict of {sorted(raw)}" if isinstance(raw, Mapping) else type(raw).__name__
     raise DataError(
-        f"Audio is a path, (array, rate) or a dict with 'array' and 'sampling_rate', given "
+        f"Audio is a path, a URL, bytes, (array, rate) or a dict with 'array' and "
+        f"'sampling_rate', given "
         f"{shown}. Check which field holds the audio."
     )
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision.transforms import v2
 
 from fusionkit.encoders.base import Inputs
+from fusionkit.encoders.files import file_name, is_file, open_file
 from fusionkit.errors import ConfigError, DataError, EncoderError
 
 Augment = Literal["none", "crop", "randaugment"]
 
 
 class ImagePreprocessor:
-    """A path, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
+    """A file, a PIL image or an array to ``{"pixels": (C, H, W)}``, normalised float32.
 
-    Arrays (numpy or torch) are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255,
-    unsigned 16 bits, or floats in 0..1. Transparency is put on white, EXIF rotation is applied, an
-    animation gives its first frame.
+    A file is a path, a URL, bytes or ``{"bytes", "path"}``. Arrays (numpy or torch) are (H, W),
+    (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255, unsigned 16 bits, or floats in 0..1.
+    Transparency is put on white, EXIF rotation is applied, an animation gives its first frame.
     """
 
     def __init__(
@@ -111,21 +111,28 @@ class ImagePreprocessor:
 
 
 def load_image(raw: Any) -> Image.Image:
-    """A path, PIL image or array as a PIL image, turned as its EXIF tag says."""
-    if isinstance(raw, (str, Path)):
+    """A file (see :mod:`fusionkit.encoders.files`), PIL image or array as a PIL image.
+
+    It is turned as its EXIF tag says.
+    """
+    if is_file(raw):
         try:
-            with Image.open(raw) as file:
-                return ImageOps.exif_transpose(file)
+            with open_file(raw) as file, Image.open(file) as image:
+                return ImageOps.exif_transpose(image)
+        except UnidentifiedImageError as error:  # its own words name a Python object
+            raise DataError(
+                f"The image {file_name(raw)} cannot be read: it is in no format that PIL knows."
+            ) from error
         # PIL raises these for missing, truncated, broken and far too large files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"The image {raw} cannot be read: {error}") from error
+            raise DataError(f"The image {file_name(raw)} cannot be read: {error}") from error
     if isinstance(raw, Image.Image):
         return ImageOps.exif_transpose(raw)
     if isinstance(raw, (np.ndarray, Tensor)):
         return _from_array(np.asarray(raw))
     raise DataError(
-        f"An image is a path, a PIL image or an array of shape (H, W) or (H, W, 3), given "
-        f"{type(raw).__name__}."
+        f"An image is a path, a URL, bytes, a PIL image or an array of shape (H, W) or (H, W, 3), "
+        f"given {type(raw).__name__}."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Modality
+from fusionkit.encoders.files import file_name, is_file, open_file
 from fusionkit.encoders.sequences import masked_mean, pad
 from fusionkit.encoders.standardize import Standardizer
 from fusionkit.errors import ConfigError, DataError, EncoderError
@@ -65,7 +65,7 @@ class Vector(ComplementEncoder):
 
 
 class VectorPreprocessor:
-    """Numbers or the path of a ``.npy`` file, (dim,) or (T, dim), to a row (T, dim) float32.
+    """Numbers or a ``.npy`` file, (dim,) or (T, dim), to a row (T, dim) float32.
 
     Args:
         dim: Width of the vectors.
@@ -94,11 +94,12 @@ def load_vectors(raw: Any, dim: int) -> NDArray[np.float64]:
     Raises:
         DataError: The file cannot be read, or it is not this many finite numbers.
     """
-    if isinstance(raw, (str, Path)):
+    if is_file(raw):
         try:
-            raw = np.load(raw, allow_pickle=False)
+            with open_file(raw) as file:
+                raw = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"The vector {raw} cannot be read: {error}") from error
+            raise DataError(f"The vector {file_name(raw)} cannot be read: {error}") from error
     try:
         found = np.asarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:

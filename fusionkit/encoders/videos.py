@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fusionkit.encoders.files import file_name, is_file, local_path, open_file
 from fusionkit.encoders.images import load_image
 from fusionkit.errors import DataError
 from fusionkit.registry import require
 
-_ANIMATIONS = (".gif", ".webp", ".png", ".apng")  # what PIL reads and FFmpeg may not
+_ANIMATION = re.compile(rb"GIF8|RIFF....WEBP|\x89PNG", re.DOTALL)  # what FFmpeg may not read
 _FAR = 5.0  # seconds; decoding so much costs about as much as a keyframe's distance after a seek
 _SLACK = 1.0  # seconds by which a whole file may end ahead of what its header says
 
@@ -24,8 +25,9 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
     """Frames of a video, at even distances: each is the middle one of its share.
 
     Args:
-        raw: A path of a video file, an animation or a folder of images, in natural order; a
-            sequence of images or their paths; or an array of uint8, (T, H, W, 3).
+        raw: A video file or an animation: its path or URL, bytes, or ``{"bytes", "path"}``; the
+            path of a folder of images, in natural order; a sequence of images or their paths; or
+            an array of uint8, (T, H, W, 3).
         count: How many; a shorter video gives all it has.
 
     Returns:
@@ -34,11 +36,11 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
     Raises:
         DataError: There are no frames, or they cannot be read.
     """
-    if isinstance(raw, (str, Path)):
-        path = Path(raw)
-        if path.is_dir():
-            return [load_image(file) for file in pick(_image_files(path), count)]
-        return _read_file(path, count)
+    if is_file(raw):
+        path = local_path(raw)
+        if path is not None and Path(path).is_dir():
+            return [load_image(file) for file in pick(_image_files(Path(path)), count)]
+        return _read_file(raw, count)
     if isinstance(raw, (np.ndarray, Tensor)):
         raw = np.asarray(raw)
         if raw.ndim != 4 or raw.shape[3] != 3 or raw.dtype != np.uint8:
@@ -47,8 +49,8 @@ def read_frames(raw: Any, count: int) -> list[Image.Image]:
             )
     elif not isinstance(raw, (list, tuple)):
         raise DataError(
-            f"A video is the path of a file or of a folder of images, a list of images or an array "
-            f"of shape (T, H, W, 3), given {type(raw).__name__}."
+            f"A video is the path of a file or of a folder of images, a URL, bytes, a list of "
+            f"images or an array of shape (T, H, W, 3), given {type(raw).__name__}."
         )
     if not len(raw):
         raise DataError("The video has no frames. Remove the row.")
@@ -79,40 +81,46 @@ def _natural(file: Path) -> list[str | int]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _read_file(path: Path, count: int) -> list[Image.Image]:
+def _read_file(raw: Any, count: int) -> list[Image.Image]:
     try:
-        size = path.stat().st_size
-        if not size:
-            raise ValueError("it is empty")
-        animated = path.suffix.lower() in _ANIMATIONS
-        frames = _read_animation(path, count) if animated else _decode(path, count)
+        with open_file(raw) as file:
+            head = file.read(12)
+            if not head:
+                raise ValueError("it is empty")
+            source = local_path(raw) or file  # FFmpeg reads a path faster than a Python file
+            read = _read_animation if _ANIMATION.match(head) else _decode
+            frames = read(source, count)
         if not frames:
             raise ValueError("no frame could be decoded")
+    except UnidentifiedImageError as error:  # its own words name a Python object
+        raise DataError(
+            f"The video {file_name(raw)} cannot be read: it is in no format that PIL knows."
+        ) from error
     # PIL, FFmpeg and the file system; a bug of ours is none of these.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"The video {path} cannot be read: {error}") from error
+        raise DataError(f"The video {file_name(raw)} cannot be read: {error}") from error
     return frames
 
 
-def _read_animation(path: Path, count: int) -> list[Image.Image]:
+def _read_animation(source: str | BinaryIO, count: int) -> list[Image.Image]:
     frames = []
-    with Image.open(path) as file:
-        for place in pick(range(getattr(file, "n_frames", 1)), count):
-            file.seek(place)
-            frames.append(file.convert("RGBA" if file.has_transparency_data else "RGB"))
+    with Image.open(_from_start(source)) as image:
+        for place in pick(range(getattr(image, "n_frames", 1)), count):
+            image.seek(place)
+            frames.append(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     return frames
 
 
-def _decode(path: Path, count: int) -> list[Image.Image]:
+def _decode(source: str | BinaryIO, count: int) -> list[Image.Image]:
     av = require("av", "video")
     try:
-        with av.open(str(path)) as container:
+        with av.open(_from_start(source)) as container:
             if not container.streams.video:
                 raise ValueError("it has no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # data workers are processes already
             frames = _decode_at(container, stream, count)
-        return [_to_image(frame) for frame in frames or _decode_all(av, path, count)]
+        return [_to_image(frame) for frame in frames or _decode_all(av, source, count)]
     except av.FFmpegError as error:
         raise ValueError(str(error)) from error
 
@@ -153,13 +161,19 @@ def _check_end(last: Any, time: float, base: float) -> None:
         raise ValueError(f"it is cut off: nothing at {time * base:.1f} s, where more is announced")
 
 
-def _decode_all(av: Any, path: Path, count: int) -> list[Any]:
+def _decode_all(av: Any, source: str | BinaryIO, count: int) -> list[Any]:
     """The same by number of frame, in two passes over the file, so that memory stays flat."""
-    with av.open(str(path)) as container:
+    with av.open(_from_start(source)) as container:
         total = sum(1 for _ in container.decode(video=0))
     wanted = set(pick(range(total), count))
-    with av.open(str(path)) as container:
+    with av.open(_from_start(source)) as container:
         return [frame for i, frame in enumerate(container.decode(video=0)) if i in wanted]
+
+
+def _from_start(source: str | BinaryIO) -> str | BinaryIO:
+    if not isinstance(source, str):
+        source.seek(0)
+    return source
 
 
 def _to_image(frame: Any) -> Image.Image:

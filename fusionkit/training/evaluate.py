@@ -17,10 +17,9 @@ from fusionkit.config.schema import Experiment
 from fusionkit.config.validate import load_config
 from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.loading import Loader, make_loader
-from fusionkit.data.read import check_suffix, read_columns
-from fusionkit.data.rows import FieldSpec
-from fusionkit.data.table import Table
-from fusionkit.data.write import write_table
+from fusionkit.data.read import read_columns
+from fusionkit.data.table import table_like
+from fusionkit.data.write import check_output, check_types, write_table
 from fusionkit.errors import CheckpointError, ConfigError, DataError
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import field_by_role, read_splits, role_inputs
@@ -90,22 +89,23 @@ def predict(
 
     Args:
         ckpt_path: Run folder or checkpoint file.
-        input: CSV, TSV, JSONL or Parquet with the columns the model was trained on; no labels.
-        output: The same formats, by suffix.
+        input: A table file, as the data set ``table`` reads it, with the columns the model was
+            trained on; no labels.
+        output: A file of the same formats, by suffix.
         files: Config files merged over the checkpoint's config: where weights are now, say.
         overrides: Dotted keys and values, merged over that.
 
     Raises:
         DataError: The table lacks a column or holds an unreadable file.
     """
-    check_suffix(output)  # before the work, not after
+    check_output(output)  # before the work, not after
     if any(key == "missing.mask" for key, _ in overrides):
         raise ConfigError("predict takes no mask: leave the fields empty in the table instead.")
     description = checkpoint.describe(ckpt_path)
     experiment = load_config(files, overrides, start=(description.config, str(ckpt_path)))
-    samples = _table_like(experiment.data.build(), input).split("predict")
-    if not samples:
-        raise DataError(f"{input} has no rows.")
+    samples = table_like(experiment.data.build(), input).split("predict")
+    table = read_columns(input)
+    check_types(table.schema, output)
     task = _task(ckpt_path, experiment, description)
     with quiet():
         trainer, loader = _prepare(experiment, task, description.fields, samples)
@@ -113,7 +113,6 @@ def predict(
     _warn(loader, "predict")
     order = torch.cat([index for index, _ in batches]).argsort()
     predicted = torch.cat([values for _, values in batches])[order]
-    table = read_columns(Path(input).expanduser())
     for name, column in prediction_columns(description, predicted).items():
         if name in table.column_names:
             table = table.drop_columns(name)
@@ -147,16 +146,6 @@ def prediction_columns(
         ]
     by_class = predicted.T.tolist()
     return columns | {f"p({name})": p for name, p in zip(classes, by_class, strict=True)}
-
-
-def _table_like(dataset: Dataset, file: str) -> Table:
-    """A table with the fields of the training data: its columns, or columns named after fields."""
-    if isinstance(dataset, Table):
-        return dataset.with_files(file)
-    return Table(
-        file,
-        {name: FieldSpec(name, modality) for name, modality in dataset.fields.items()},  # type: ignore[arg-type]
-    )
 
 
 def _warn(loader: Loader, split: str) -> None:

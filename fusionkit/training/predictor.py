@@ -13,9 +13,11 @@ from torch import Tensor
 
 from fusionkit.config.schema import Experiment, LoaderConfig
 from fusionkit.config.validate import experiment_from_mapping
-from fusionkit.data.base import Sample
+from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.loading import make_loader
+from fusionkit.data.memory import is_table
 from fusionkit.data.missing import is_empty
+from fusionkit.data.table import table_like
 from fusionkit.errors import DataError, suggest
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
@@ -39,16 +41,24 @@ class Predictor:
     experiment: Experiment
     description: checkpoint.Description
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+    def predict(self, rows: Any) -> Tensor:
         """Probabilities (n, C), or numbers (n,) for regression.
 
         Args:
-            rows: Raw values by field name: images or their paths, texts, ... A field that may be
-                missing is left out or None.
+            rows: A sequence of mappings of field name to raw value: images or their paths, texts,
+                ... A field that may be missing is left out or None. Or a table with the columns of
+                the training table: a pandas DataFrame, a pyarrow Table, a Dataset of Hugging
+                Face's datasets.
 
         Raises:
             DataError: A row lacks a field or holds one that cannot be read.
         """
+        if is_table(rows):
+            dataset: Dataset = self.experiment.data.build()
+            return self._predict(table_like(dataset, rows).split("predict"))
+        return self._predict(self._samples(rows))
+
+    def _samples(self, rows: Sequence[Mapping[str, Any]]) -> list[Sample]:
         if not rows:
             raise DataError("There are no rows to predict.")
         fusion = self.model.fusion
@@ -69,10 +79,12 @@ class Predictor:
                     f"Row {number} has none of the fields the model reads: "
                     f"{', '.join(wanted.values())}."
                 )
-        samples = [
+        return [
             Sample(str(number), row, None, f"row {number}")
             for number, row in enumerate(rows, start=1)
         ]
+
+    def _predict(self, samples: Sequence[Sample]) -> Tensor:
         loader = make_loader(
             samples,
             role_inputs(self.model, self.description.fields, False, self.experiment.missing),

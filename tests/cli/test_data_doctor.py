@@ -42,7 +42,9 @@ def test_a_table_that_would_fail(things, capsys):
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("error"))
     assert lines[start] == "error    Field 'image': 5 values that cannot be read."
-    assert lines[start + 1].startswith(f"         - things.csv, row 1: The image .../{things.folder.name}/")
+    assert lines[start + 1].startswith(
+        f"         - things.csv, row 1: The image .../{things.folder.name}/"
+    )
     assert lines[start + 3] == "         - and 3 more"
     assert any(line.startswith("note     Field 'text': 1 of 15 test rows") for line in lines)
     verdict = "Training would fail: Field 'image': 5 values that cannot be read."

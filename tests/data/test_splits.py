@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fusionkit.data.splits import strata, stratified_split
+from fusionkit.data.splits import stratified_split
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -43,10 +43,3 @@ def test_part_without_share_is_empty():
 
 def test_small_tables_have_a_row_in_each_part():
     assert [len(part) for part in stratified_split([0] * 4, SHARES, seed=0)] == [2, 1, 1]
-
-
-def test_strata_are_rarest_class_and_quantile():
-    found = strata([("a", "b"), ("a",), ("b", "a"), ()], "multi_label")
-    assert found[0] == found[2]
-    assert len(set(found.tolist())) == 3
-    assert strata([5.0, 1.0, 4.0, 0.5], "regression", bins=2).tolist() == [1, 0, 1, 0]

@@ -119,7 +119,8 @@ ARRAY = "An audio array"
     [
         (None, "Audio is a path, .*given NoneType. Check which field"),
         (7, "given int"),
-        ({"bytes": b"", "path": "a.wav"}, r"given a dict of \['bytes', 'path'\]"),
+        ({"bytes": b"", "path": "a.wav"}, r"audio file a.wav \(0 bytes\) cannot be read: Form"),
+        ({"bytes": None, "path": None}, r"given a dict of \['bytes', 'path'\]"),
         (tone(RATE), "without its rate; give (array, rate)"),
         ((tone(RATE), 0), f"{ARRAY} has a rate of 0; it is a positive whole number"),
         ((tone(RATE), -8000), "rate of -8000"),

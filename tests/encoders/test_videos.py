@@ -247,7 +247,7 @@ def test_lists_and_arrays(tmp_path):
         (np.zeros((0, 4, 4, 3), np.uint8), "The video has no frames."),
         (np.zeros((4, 4, 3), np.uint8), "uint8 of shape (T, H, W, 3), given uint8 of (4, 4, 3)."),
         (np.zeros((2, 4, 4, 3)), "given float64 of (2, 4, 4, 3)."),
-        (7, "A video is the path of a file or of a folder of images, a list of images or an array"),
+        (7, "A video is the path of a file or of a folder of images, a URL, bytes, a list of"),
     ],
 )
 def test_what_is_no_video(raw, message):

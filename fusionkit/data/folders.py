@@ -1,0 +1,18 @@
+"""Where files go that can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$FUSIONKIT_CACHE``, else ``fusionkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    It may not exist yet. What is in it may be deleted whenever no run uses it.
+    """
+    own = os.environ.get("FUSIONKIT_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "fusionkit"
