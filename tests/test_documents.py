@@ -49,7 +49,7 @@ def test_the_globs_see_what_is_there():
     assert {path.parent.name: 0 for path in CONFIGS}.keys() == {"compare", "configs", "modularity"}
     assert len(CONFIGS) == 16
     assert len(list(BASELINES.rglob("*.yaml"))) == 51
-    assert len(PAGES) == 11
+    assert len(PAGES) == 12
     assert sum(len(commands(page)) for page in PAGES) >= 60
     assert all(len(head_commands(config)) >= 2 for config in CONFIGS)
 

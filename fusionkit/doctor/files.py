@@ -24,7 +24,7 @@ def broken(study: Study) -> Iterator[Finding]:
         yield Finding(
             "error",
             "row",
-            f"{count(len(places), 'row')} that cannot be made into a sample",
+            f"{count(len(places), 'row')} cannot be made into a sample",
             "Correct what each line says, or remove the row.",
             None,
             places,
@@ -51,7 +51,7 @@ def _unreadable(study: Study, name: str, field: FieldStudy) -> Iterator[Finding]
         yield Finding(
             "error",
             "unreadable",
-            f"Field {name!r}: {count(len(fatal), 'value')} that cannot be read",
+            f"{count(len(fatal), 'value')} of field {name!r} cannot be read",
             f"Repair or replace them, remove the rows, or take what is broken for missing: "
             f"missing.allow: [{roles}], missing.unreadable: true.",
             name,
@@ -68,9 +68,9 @@ def _unreadable(study: Study, name: str, field: FieldStudy) -> Iterator[Finding]
     yield Finding(
         "error" if hopeless else "warning",
         "unreadable",
-        f"Field {name!r}: not one of {count(len(spared), 'value')} can be read"
+        f"Not one of {count(len(spared), 'value')} of field {name!r} can be read"
         if hopeless
-        else f"Field {name!r}: {count(len(spared), 'value')} that cannot be read, taken for "
+        else f"{count(len(spared), 'value')} of field {name!r} cannot be read, and taken for "
         f"missing as missing.unreadable says",
         "Correct where the files are; missing.unreadable is for the odd broken one."
         if hopeless
@@ -99,7 +99,7 @@ def _missing(study: Study, name: str, field: FieldStudy) -> Iterator[Finding]:
         yield Finding(
             "error",
             "missing",
-            f"Field {name!r}: missing in {count(len(places), 'row')}, and "
+            f"Field {name!r} is missing in {count(len(places), 'row')}, and "
             f"{some(reader.who for reader in needy)} cannot do without",
             f"Fill it in, remove the rows, or let a learned stand-in take its place: "
             f"missing.allow: [{roles}].",
@@ -111,7 +111,7 @@ def _missing(study: Study, name: str, field: FieldStudy) -> Iterator[Finding]:
     yield Finding(
         "warning" if uneven or len(places) > _MOSTLY * total else "note",
         "missing",
-        f"Field {name!r}: missing in {count(len(places), 'row')} ({listed}); a learned stand-in "
+        f"Field {name!r} is missing in {count(len(places), 'row')} ({listed}); a learned stand-in "
         f"takes its place",
         "The splits differ: training sees another share of missing values than it is tested on."
         if uneven

@@ -103,7 +103,7 @@ def findings(study: Study) -> Iterator[Finding]:
         yield Finding(
             "error",
             "label",
-            f"{count(len(wrong), 'label')} that cannot be trained or tested on",
+            f"{count(len(wrong), 'label')} cannot be trained or tested on",
             "Correct the data set, or remove the rows.",
             None,
             tuple(wrong),

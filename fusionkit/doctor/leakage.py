@@ -162,7 +162,9 @@ def _say(
     many = any(len(rows.places) >= _MANY * len(study.splits[s]) for s, rows in present.items())
     grade: Grade = "warning" if many and (telling or one_thing) else "note"
     told = ""
-    if judged and study.task == "single_label":
+    if 0 < judged < _LEAST:
+        told = f"; training has the same label for {right} of {judged}"
+    elif judged and study.task == "single_label":
         told = (
             f"; training has the right label for {percent(right, judged)} of them, guessing the "
             f"most frequent one is right for {percent(guessed, judged)}"

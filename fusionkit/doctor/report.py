@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusionkit.doctor import audio, images, tables, texts
-from fusionkit.doctor.findings import GRADES, Finding, count, percent
+from fusionkit.doctor.findings import GRADES, Finding, count, percent, some
 from fusionkit.doctor.labels import LabelCounts, tally
 from fusionkit.doctor.study import FieldStudy, Study
 
@@ -54,10 +54,11 @@ class Report:
         of_grade = {grade: [f for f in self.findings if f.grade == grade] for grade in GRADES}
         rest = ", ".join(count(len(found), grade) for grade, found in of_grade.items() if found)
         if self.fails:
-            first = of_grade["error"][0].title
-            more = len(of_grade["error"]) - 1
-            also = f"; and {count(more, 'other error')}" if more else ""
-            return f"Training would fail: {first}{also}."
+            first, *others = of_grade["error"]
+            rows = some((p.origin for p in first.places if p.origin), 3)
+            where = f" ({rows})" if rows else ""
+            also = f"; and {count(len(others), 'other error')}" if others else ""
+            return f"Training would fail: {first.title}{where}{also}."
         if of_grade["warning"]:
             codes = ", ".join(dict.fromkeys(finding.code for finding in of_grade["warning"]))
             return f"Training would run; look at the warnings first ({codes})."

@@ -134,7 +134,7 @@ def _unusable(errors: Iterable[DataError | OSError]) -> list[Finding]:
             Finding(
                 "error",
                 "label",
-                f"{count(len(labels), 'label')} that cannot be used",
+                f"{count(len(labels), 'label')} cannot be used",
                 "Correct them, remove the rows, or declare `classes` with other_labels: drop, "
                 "which leaves out rows of other classes.",
                 None,

@@ -41,13 +41,16 @@ def test_a_table_that_would_fail(things, capsys):
     assert doctor(things, "--output", str(out), "--examples", "2") == 1
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("error"))
-    assert lines[start] == "error    Field 'image': 5 values that cannot be read."
+    assert lines[start] == "error    5 values of field 'image' cannot be read."
     assert lines[start + 1].startswith(
         f"         - things.csv, row 1: The image .../{things.folder.name}/"
     )
     assert lines[start + 3] == "         - and 3 more"
     assert any(line.startswith("note     Field 'text': 1 of 15 test rows") for line in lines)
-    verdict = "Training would fail: Field 'image': 5 values that cannot be read."
+    verdict = (
+        "Training would fail: 5 values of field 'image' cannot be read (things.csv, row 1, "
+        "things.csv, row 2, things.csv, row 3 and 2 more)."
+    )
     assert lines[-2].startswith(verdict)
     assert lines[-1] == f"All rows of all findings are in {out}."
     written = json.loads(out.read_text())

@@ -36,12 +36,15 @@ def test_every_unreadable_file_is_listed_with_its_reason(things):
     (things.folder / "50.png").write_bytes(b"")
     report = things.examine()
     finding = found(report, "unreadable")
-    assert finding.title == "Field 'image': 2 values that cannot be read"
+    assert finding.title == "2 values of field 'image' cannot be read"
     assert origins(finding) == ["things.csv, row 8", "things.csv, row 51"]
     assert "No such file" in finding.places[0].detail
     assert finding.places[0].value.endswith("none.png")
     assert "missing.allow: [complement], missing.unreadable: true" in finding.advice
-    assert report.verdict == "Training would fail: Field 'image': 2 values that cannot be read."
+    assert report.verdict == (
+        "Training would fail: 2 values of field 'image' cannot be read (things.csv, row 8, "
+        "things.csv, row 51)."
+    )
 
 
 def test_every_bad_label_is_listed_and_files_are_read_all_the_same(things):
@@ -109,7 +112,7 @@ def test_what_splits_have_in_common(things):
     row, image = [f for f in report.findings if f.code == "leak"]
     assert row.title == (
         "1 of 15 test rows are in training as well, the same text and image; training has the "
-        "right label for 100 % of them, guessing the most frequent one is right for 100 %"
+        "same label for 1 of 1"
     )
     assert row.places[0].detail == "as things.csv, row 1, same label"
     assert image.title.startswith("Field 'image': 1 of 15 val rows hold what a row of training")
