@@ -171,6 +171,22 @@ _BUILT_IN: dict[Kind, dict[str, tuple[str, str]]] = {
             "fusionkit.data.table:Table",
             "CSV, TSV, JSONL or Parquet with a column for each field",
         ),
+        "food101": (
+            "fusionkit.data.food101:Food101",
+            "UPMC Food-101: dishes by photo and title or page; needs `fusionkit data prepare`",
+        ),
+        "mmimdb": (
+            "fusionkit.data.mmimdb:MMIMDB",
+            "MM-IMDB: genres by poster and plot; needs `fusionkit data prepare`",
+        ),
+        "snli_ve": (
+            "fusionkit.data.snli_ve:SnliVe",
+            "SNLI-VE: does a picture entail a sentence; needs `fusionkit data prepare`",
+        ),
+        "mustard": (
+            "fusionkit.data.mustard:Mustard",
+            "MUStARD: sarcasm by words, voice and face; needs `fusionkit data prepare`",
+        ),
         "digit_claims": (
             "fusionkit.data.digit_claims:DigitClaims",
             "handwritten digits paired with claims about them; ships with fusionkit",

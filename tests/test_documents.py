@@ -7,18 +7,22 @@ import shlex
 from pathlib import Path
 
 import pytest
+import replicas
 import yaml
 from PIL import Image
 
 from fusionkit.cli import main
 from fusionkit.config.validate import load_config
 from fusionkit.data.digit_claims import DigitClaims
+from fusionkit.training import api
 from fusionkit.training.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINES = ROOT / "configs" / "baselines"  # built one by one in tests/config/test_baselines.py
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if BASELINES not in p.parents)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = [page for page in PAGES if "\n```python\n" in page.read_text()]
+FIT = api.fit
 
 # A training run of a document is cut to a few batches; what it prints is not claimed by this test.
 SHORT = [
@@ -47,9 +51,10 @@ def head_commands(config: Path) -> list[str]:
 
 def test_the_globs_see_what_is_there():
     assert {path.parent.name: 0 for path in CONFIGS}.keys() == {"compare", "configs", "modularity"}
-    assert len(CONFIGS) == 16
+    assert len(CONFIGS) == 17
     assert len(list(BASELINES.rglob("*.yaml"))) == 51
-    assert len(PAGES) == 12
+    assert len(PAGES) == 14
+    assert {page.stem for page in PYTHON} >= {"README", "contract", "data", "own_encoder"}
     assert sum(len(commands(page)) for page in PAGES) >= 60
     assert all(len(head_commands(config)) >= 2 for config in CONFIGS)
 
@@ -63,7 +68,7 @@ def test_every_config_builds(config, monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder like a checkout, with a table of new claims to predict on."""
+    """A folder like a checkout, with a table of new claims and small published data sets."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "configs").symlink_to(ROOT / "configs")
     sample = DigitClaims(2).split("test")[0]
@@ -78,6 +83,9 @@ def place(tmp_path_factory) -> Path:
         Image.new("RGB", (32, 32), (80 * (i % 3), i, 0)).save(folder / "data" / f"{i}.png")
         rows.append(f"{i}.png,number {i},{category}")
     (folder / "data" / "products.csv").write_text("\n".join(rows) + "\n")
+    for name in ("food101", "mmimdb", "snli_ve", "mustard"):
+        (folder / "data" / name).mkdir()
+        getattr(replicas, name)(folder / "data" / name)
     return folder
 
 
@@ -122,12 +130,27 @@ def test_commands_of_readme_docs_and_configs_work(place, monkeypatch, capsys):
     assert (place / "predictions.csv").read_text().startswith('"image","claim","prediction"')
 
 
-def test_python_of_the_readme_works(place, monkeypatch):
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.stem)
+def test_python_of_the_documents_works(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    assert run("fusionkit fit --config configs/quickstart.yaml") == 0
-    (block,) = blocks((ROOT / "README.md").read_text(), "python")
-    assert "predict" in block
-    exec(compile(block, "README.md", "exec"), {})
+    if page.stem == "README":
+        assert run("fusionkit fit --config configs/quickstart.yaml") == 0
+    monkeypatch.setattr(api, "fit", fit_shortly)
+    names = {"__name__": page.stem}
+    for block in blocks(page.read_text(), "python"):
+        exec(compile(block, page.name, "exec"), names)
+
+
+def fit_shortly(config, data, overrides):
+    """``fusionkit.fit`` of the template, as OWN_TABLE cuts its command."""
+    assert config == "configs/own_table.yaml"
+    cut = {
+        "main": {"weights": "random"},
+        "complement": {"model": "fusionkit/claims-transformer"},
+        "trainer": {"max_epochs": 1, "limit_train_batches": 1, "progress_bar": False},
+        "loader": {"workers": 0},
+    }
+    return FIT(config, data, {**overrides, **cut})
 
 
 def test_yaml_of_the_docs_is_yaml():

@@ -43,5 +43,8 @@ def run(argv: Sequence[str]) -> int:
     data = report.data
     samples = data if isinstance(data, str) else ", ".join(f"{v} {k}" for k, v in data.items())
     rows = [("fields", fields), ("outputs", str(report.outputs)), ("learning rates", rates)]
-    print_table([*rows, ("samples", samples)], width=100)
+    rows.append(("samples", samples))
+    if report.cache:
+        rows.append(("computed once", "; ".join(report.cache)))
+    print_table(rows, width=100)
     return 0

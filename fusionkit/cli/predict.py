@@ -23,10 +23,11 @@ def run(argv: Sequence[str]) -> int:
         "--input",
         required=True,
         metavar="TABLE",
-        help="CSV, TSV, JSONL or Parquet with the columns of the training table; no label needed",
+        help="a table with the columns of the training table: CSV, TSV, JSONL, Parquet or Arrow, a "
+        "glob or folder of such files, or a URL; no label needed",
     )
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help="the same formats, by the file's ending"
+        "--output", required=True, metavar="FILE", help="a file of the same formats, by its ending"
     )
     parser.add_config(required=False)
     options, overrides = parser.parse_with_overrides(argv)

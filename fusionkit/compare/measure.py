@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fusionkit.cache.fill import fill
 from fusionkit.compare.memory import PeakMemory
 from fusionkit.config.schema import Experiment
 from fusionkit.errors import ConfigError
@@ -80,7 +81,8 @@ class Bench:
         self._memory = PeakMemory(self._fabric.device)
         *_, model, fields = prepare(experiment, data)
         train = {"train": splits["train"]}
-        loader = make_loaders(experiment, dataset, train, model, fields)["train"]
+        stored, _ = fill(experiment, dataset, model, fields, train)
+        loader = make_loaders(experiment, dataset, train, model, fields, stored)["train"]
         self._batch: Any = self._fabric.to_device(next(iter(loader)))
         task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen={})
         self._model = model

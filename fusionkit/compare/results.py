@@ -14,7 +14,7 @@ from typing import Any
 
 from fusionkit.compare.apart import Failure
 from fusionkit.compare.measure import Cost
-from fusionkit.training.folders import write_whole
+from fusionkit.data.folders import write_whole
 
 
 @dataclass(frozen=True, slots=True)

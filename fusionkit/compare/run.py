@@ -20,6 +20,7 @@ from fusionkit.compare.apart import LOG, Failure, Training, measure, preload
 from fusionkit.compare.results import Comparison, SeedRun, SystemRow
 from fusionkit.compare.tables import duration, markdown
 from fusionkit.config.schema import Experiment
+from fusionkit.data.folders import write_whole
 from fusionkit.errors import ConfigError, FusionkitError
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.folders import (
@@ -27,7 +28,6 @@ from fusionkit.training.folders import (
     METRICS,
     changed_keys,
     label_folders,
-    write_whole,
 )
 from fusionkit.training.parameters import count_parameters
 from fusionkit.training.report import value_text

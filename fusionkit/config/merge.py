@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from fusionkit.config.schema import COMPONENTS, ConfigKeys
+from fusionkit.config.schema import COMPONENTS, SHORT, ConfigKeys
 from fusionkit.config.systems import SYSTEMS
 from fusionkit.errors import ConfigError, suggest
 
@@ -88,6 +88,8 @@ class Merged:
     def _merge(self, old: Any, new: Any, key: Key, source: str) -> Any:
         if _is_component(key) and isinstance(new, str):
             new = {"name": new}
+        if isinstance(new, bool | str) and len(local := _local(key)) == 1 and local[0] in SHORT:
+            new = SHORT[local[0]].get(new, new)
         if _is_inside_encoder(key) and isinstance(old, str) and isinstance(new, Mapping):
             old = {"name": old}
         elif _is_inside_encoder(key) and isinstance(new, str) and _has_name(old):

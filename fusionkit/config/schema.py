@@ -40,15 +40,32 @@ class LoaderConfig:
         batch_size: Samples per step and device in training.
         eval_batch_size: The same in validation, test and prediction; null for batch_size.
         workers: Processes that read and preprocess; null for one per core, at most 8.
+        bucket_by_length: Training batches of texts and sounds of similar length, to pad less.
+        tokens_per_batch: Tokens that a batch has at most, padding included, instead of batch_size;
+            in buckets.
+        balanced: Epochs in which each class is drawn equally often.
+        shots: Train on this many samples, in the proportions of the classes; null for all.
+        shots_per_class: Train on this many samples of each class; null for all.
     """
 
     batch_size: int = 32
     eval_batch_size: int | None = None
     workers: int | None = None
+    bucket_by_length: bool = False
+    tokens_per_batch: int | None = None
+    balanced: bool = False
+    shots: int | None = None
+    shots_per_class: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "batch_size", "eval_batch_size")
+        _at_least(self, 1, "batch_size", "eval_batch_size", "tokens_per_batch")
+        _at_least(self, 1, "shots", "shots_per_class")
         _at_least(self, 0, "workers")
+        if self.shots is not None and self.shots_per_class is not None:
+            raise ConfigError(
+                f"shots is {self.shots} and shots_per_class is {self.shots_per_class}; set one of "
+                f"them to null."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,8 @@ class TrainerConfig:
         early_stopping: Stop after this many epochs without a better validation metric; null for
             never.
         monitor: Validation metric that picks the best epoch; null for the task's own.
+        checkpoint_every_n_steps: Steps after which a killed run can continue in the middle of an
+            epoch; null for the ends of epochs only.
         log_every_n_steps: Steps between two rows of the step log.
         limit_train_batches: Batches (int) or share (float) of each training epoch.
         limit_val_batches: The same for validation.
@@ -117,6 +136,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = False
     early_stopping: int | None = None
     monitor: str | None = None
+    checkpoint_every_n_steps: int | None = None
     log_every_n_steps: int = 50
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
@@ -126,6 +146,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_epochs", "accumulate_grad_batches", "log_every_n_steps")
+        _at_least(self, 1, "checkpoint_every_n_steps")
         _at_least(self, 0, "gradient_clip_val", "early_stopping")
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
             limit = getattr(self, name)
@@ -181,7 +202,36 @@ class MissingConfig:
         return self.dropout.get(role, 0.0) if isinstance(self.dropout, dict) else self.dropout
 
 
-SECTIONS: dict[str, type[LoaderConfig | OptimizerConfig | TrainerConfig | MissingConfig]] = {
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """What frozen encoders see, computed once; `cache: true` is short for `roles: all`.
+
+    Args:
+        roles: Which: main, complement, complement_2, ...; all for every complement that is read,
+            and the main encoder if its first layers run without prompts; auto for those of them
+            that can be.
+        dtype: What values are kept as; float16 takes half the space and is not exact.
+        folder: Where; null for $FUSIONKIT_CACHE, or fusionkit in the user's folder of caches.
+    """
+
+    roles: Literal["all", "auto"] | list[str] = field(default_factory=list)
+    dtype: Literal["float32", "float16"] = "float32"
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        for role in () if isinstance(self.roles, str) else self.roles:
+            _check_role("roles", role)
+
+
+# A section that a config may give as a word, and what that stands for.
+SHORT: dict[str, dict[Any, dict[str, Any]]] = {
+    "cache": {True: {"roles": "all"}, False: {"roles": []}, "auto": {"roles": "auto"}}
+}
+
+SECTIONS: dict[
+    str, type[CacheConfig | LoaderConfig | OptimizerConfig | TrainerConfig | MissingConfig]
+] = {
+    "cache": CacheConfig,
     "loader": LoaderConfig,
     "missing": MissingConfig,
     "optimizer": OptimizerConfig,
@@ -209,6 +259,7 @@ class ConfigKeys:
         fusion: How complements and main encoder are fused.
         data: Where samples come from.
         loader: How samples become batches.
+        cache: What frozen encoders see is computed once.
         missing: Samples that lack a field.
         optimizer: AdamW and its schedule.
         trainer: How long and where to train.
@@ -233,6 +284,7 @@ class ConfigKeys:
     fusion: Node = "conditional_prompt"
     data: Node = None
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     missing: MissingConfig = field(default_factory=MissingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -285,6 +337,7 @@ class Experiment:
         fusion: How they are fused.
         data: Where samples come from.
         loader: See :class:`LoaderConfig`.
+        cache: See :class:`CacheConfig`.
         missing: See :class:`MissingConfig`.
         optimizer: See :class:`OptimizerConfig`.
         trainer: See :class:`TrainerConfig`.
@@ -304,6 +357,7 @@ class Experiment:
     fusion: Component
     data: Component
     loader: LoaderConfig
+    cache: CacheConfig
     missing: MissingConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig

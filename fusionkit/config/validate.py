@@ -179,7 +179,7 @@ class _Draft:
         roles = [self._first_complement(), *self._more_complements()]
         self._roles = [role for role in roles if role]
         if not prefix:  # a baseline may leave out encoders that it inherits the permission for
-            self._check_allowed(len(roles) - (values.get("complement") is None))
+            self._check_roles(len(roles) - (values.get("complement") is None))
 
     def load(self) -> None:
         """Import every class and check its arguments."""
@@ -325,17 +325,19 @@ class _Draft:
             if inner:
                 self._component(inner)
 
-    def _check_allowed(self, complements: int) -> None:
-        """A role that may lack its field is one that the config has."""
+    def _check_roles(self, complements: int) -> None:
+        """Roles that sections name are those that the config has."""
         later = [f"complement_{number}" for number in range(2, complements + 1)]
         known = ["main", *(["complement"] if complements else []), *later]
-        for role in self._sections["missing"].allow if self._sections["missing"] else ():
-            if role not in known:
-                hint = suggest(role, known)
-                self._problem(
-                    ("missing", "allow"),
-                    f"this config has no {role}.{hint} It has: {', '.join(known)}.",
-                )
+        missing, cache = self._sections["missing"], self._sections["cache"]
+        allowed = missing.allow if missing else ()
+        cached = cache.roles if cache and not isinstance(cache.roles, str) else ()
+        for key, roles in ((("missing", "allow"), allowed), (("cache", "roles"), cached)):
+            for role in roles:
+                if role not in known:
+                    hint = suggest(role, known)
+                    text = f"this config has no {role}.{hint} It has: {', '.join(known)}."
+                    self._problem(key, text)
 
     def _check_layers(self, role: _Role) -> None:
         """A transfer that prompts layers needs an encoder that has some."""

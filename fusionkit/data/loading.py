@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,45 +16,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Task
-from fusionkit.data.missing import Unreadable, count_missing, is_empty, is_unreadable, lacking
-from fusionkit.encoders.base import PRESENT, Inputs, Preprocessor
-from fusionkit.encoders.files import file_name, is_file
-from fusionkit.errors import (
-    ConfigError,
-    DataError,
-    FusionkitError,
-    MissingExtraError,
-    WeightsError,
-    suggest,
-)
+from fusionkit.data.lengths import check_lengths, is_quick, lengths_of
+from fusionkit.data.missing import Unreadable, count_missing, is_unreadable, lacking, targets_of
+from fusionkit.data.sampling import Batches
+from fusionkit.data.values import RoleInput, is_missing, read_value
+from fusionkit.encoders.base import PRESENT, Inputs
+from fusionkit.errors import CheckpointError, ConfigError, DataError, FusionkitError
 
 Row = dict[str, Any]
 Batch = dict[str, Any]
-
-_SHOWN = 200  # characters of a value in a message
-
-
-@dataclass(frozen=True, slots=True)
-class RoleInput:
-    """What an encoder reads.
-
-    Attributes:
-        role: main, complement, complement_2, ...
-        field: Name of the field.
-        preprocessor: The encoder's own.
-        may_lack: Whether a sample may lack the field.
-        blank: Raw value that is collated in the place of a missing one; None leaves the row out.
-        unreadable: Whether a value that cannot be read counts as missing.
-        dropout: Probability that the field is dropped in training.
-    """
-
-    role: str
-    field: str
-    preprocessor: Preprocessor
-    may_lack: bool = False
-    blank: Any = None
-    unreadable: bool = False
-    dropout: float = 0.0
 
 
 class FusionDataset(TorchDataset[Row]):
@@ -62,11 +33,15 @@ class FusionDataset(TorchDataset[Row]):
     The row of a missing field is None. ``unreadable`` lists (field, origin) of values that are
     missing because they could not be read.
 
+    In training, what is random of a row is a function of seed, epoch and its number alone, so it
+    depends neither on workers nor on whether a run was continued. A number beyond the last sample
+    is another draw of the sample ``number % len(samples)``.
+
     Attributes:
         samples: One split of a data set.
         roles: What each encoder reads.
         missing: How many samples lack the field of each role that may lack it.
-        epoch: Changes which fields are dropped.
+        epoch: Changes what is random.
         unreadable: What could not be read so far; kept by :class:`Loader`.
 
     Raises:
@@ -93,18 +68,26 @@ class FusionDataset(TorchDataset[Row]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Row:
+        number, index = index, index % len(self.samples)
         sample = self.samples[index]
-        dropped = self._dropped(sample, index)
+        dropped = self._dropped(sample, number)
+        if self.train:
+            _seed_everything(f"{self.seed} {self.epoch} {number}")
         inputs: Row = {}
         unreadable = []
         for role in self.roles:
             inputs[role.role] = None
-            if role.role in dropped or _is_missing(sample, role):
+            if role.role in dropped or is_missing(sample, role):
                 if not role.may_lack:
                     raise lacking(sample, role.role, role.field, self.allow)
                 continue
+            if role.stored is not None:
+                inputs[role.role] = role.stored[index]
+                if inputs[role.role] is None:
+                    unreadable.append((role.field, sample.origin))
+                continue
             try:
-                inputs[role.role] = _preprocess(sample, role)
+                inputs[role.role] = read_value(sample, role, role.preprocessor)
             except DataError as error:
                 if not (role.unreadable and is_unreadable(error.__cause__)):
                     raise
@@ -123,15 +106,12 @@ class FusionDataset(TorchDataset[Row]):
         except FusionkitError as error:
             return error
 
-    def _dropped(self, sample: Sample, index: int) -> Collection[str]:
-        """Roles whose field is dropped: a function of seed, epoch and index, never all there are.
-
-        So it depends neither on workers nor on whether a run was continued.
-        """
+    def _dropped(self, sample: Sample, number: int) -> Collection[str]:
+        """Roles whose field is dropped, never all there are."""
         if not self.train or not any(role.dropout for role in self.roles):
             return ()
-        rng = random.Random(f"{self.seed} {self.epoch} {index}")
-        present = [role for role in self.roles if not _is_missing(sample, role)]
+        rng = random.Random(f"{self.seed} {self.epoch} {number}")
+        present = [role for role in self.roles if not is_missing(sample, role)]
         dropped = [role.role for role in present if rng.random() < role.dropout]
         if dropped and len(dropped) == len(present):
             dropped.remove(rng.choice(dropped))
@@ -188,12 +168,46 @@ class Loader(DataLoader[Any]):
     """
 
     dataset: FusionDataset
+    batch_sampler: Batches
+
+    _given = 0  # batches of this epoch that were handed out
+    _resumes: Mapping[str, int] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make what is random of the next iteration that of an epoch."""
+        self.dataset.epoch = epoch
+        self.batch_sampler.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this is, for Lightning's checkpoints."""
+        _, processes = self.batch_sampler.place
+        return {"epoch": self.dataset.epoch, "batches": self._given, "processes": processes}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Let the next iteration go on where another stood.
+
+        Raises:
+            CheckpointError: The batches were shared by more or fewer processes.
+        """
+        then, (_, now) = state_dict["processes"], self.batch_sampler.place
+        if then != now:
+            raise CheckpointError(
+                f"This run stopped within an epoch on {then} processes and cannot continue there "
+                f"on {now}. Set trainer.devices to {then}."
+            )
+        self.set_epoch(state_dict["epoch"])
+        self._resumes = state_dict
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
+        # Nothing of this runs before the first batch is asked for: by then the epoch is set.
+        state, self._resumes, self._given = self._resumes, None, 0
+        if state is not None and state["epoch"] == self.dataset.epoch:
+            self.batch_sampler.start = self._given = state["batches"]
         for batch in super().__iter__():
             if isinstance(batch, FusionkitError):
                 raise batch
             self._count(batch)
+            self._given += 1
             yield batch
         if self.dataset.train:
             self.dataset.unreadable.check(least=2)
@@ -215,6 +229,7 @@ def make_loader(
     config: LoaderConfig,
     train: bool,
     seed: int,
+    shared: bool = False,
 ) -> Loader:
     """Batches of samples.
 
@@ -223,106 +238,75 @@ def make_loader(
         roles: What each encoder reads.
         task: The data set's.
         outputs: The data set's number of classes.
-        config: Batch sizes and workers.
+        config: How samples become batches, and how many workers make them.
         train: Whether to shuffle, anew in each epoch, to drop fields and to use ``batch_size``.
         seed: Of the order, of dropped fields and of augmentation in workers.
+        shared: Whether the processes of a distributed run divide the batches among them.
 
     Raises:
+        ConfigError: The config asks for batches that these encoders or this task cannot have.
         DataError: Nothing to train on, or a sample lacks a field that it may not lack; while
             iterating, a value that cannot be read.
     """
     if train and not len(samples):
         raise DataError("The training split is empty. Check the data set's files and splits.")
-    size = config.batch_size if train else config.eval_batch_size or config.batch_size
+    dataset = FusionDataset(samples, roles, train, seed)
     workers = worker_count(config)
     return Loader(
-        FusionDataset(samples, roles, train, seed),
-        batch_size=size,
-        shuffle=train,
+        dataset,
+        batch_sampler=_batches(dataset, task, config, shared),
         num_workers=workers,
         collate_fn=Collate(tuple(roles), task, outputs),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
-        # Training starts its workers anew in each epoch: their seed then follows the epoch's.
+        # Training starts its workers anew in each epoch: they have to know which one it is.
         persistent_workers=workers > 0 and not train,
     )
 
 
-def pick_field(fields: Mapping[str, str], modality: str, asked: str | None, who: str) -> str:
-    """The field that an encoder reads.
-
-    Args:
-        fields: The data set's: modality by name.
-        modality: The encoder's.
-        asked: The field that the config names; None for the only one of this modality.
-        who: Role and name, for messages: ``"complement 'bow'"``.
-
-    Raises:
-        ConfigError: No such field, one of another modality, or none or several to pick from.
-    """
-    setting = f"{who.partition(' ')[0]}_field"
-    fitting = [name for name, kind in fields.items() if kind == modality]
-    listed = f"{modality} fields: {', '.join(fitting) or 'none'}"
-    if asked is None:
-        if len(fitting) == 1:
-            return fitting[0]
-        everything = ", ".join(f"{name} ({kind})" for name, kind in fields.items())
-        if not fitting:
-            raise ConfigError(
-                f"{who} reads {modality}, but the data has no such field; fields: {everything}. "
-                f"Add a field of that modality, or take an encoder of another."
-            )
+def _batches(dataset: FusionDataset, task: Task, config: LoaderConfig, shared: bool) -> Batches:
+    train, samples = dataset.train, dataset.samples
+    tokens = config.tokens_per_batch if train or config.eval_batch_size is None else None
+    lengths = None
+    if tokens is not None or (train and config.bucket_by_length):
+        lengths = lengths_of(samples, dataset.roles)
+        check_lengths(samples, dataset.roles, lengths, tokens)
+    elif not train and is_quick(samples, dataset.roles):
+        lengths = lengths_of(samples, dataset.roles)
+    if config.balanced and task != "single_label":
         raise ConfigError(
-            f"{who} reads {modality}, of which there are several; {listed}. Set {setting}."
+            f"loader.balanced: samples of a {task} task have no class of their own to balance; "
+            f"set it to false."
         )
-    if asked not in fields:
-        raise ConfigError(
-            f"{who}: there is no field {asked!r}.{suggest(asked, fields)} {listed}. Set {setting}."
-        )
-    if asked not in fitting:
-        raise ConfigError(
-            f"{who} reads {modality}, but field {asked!r} is {fields[asked]}; {listed}. "
-            f"Set {setting}."
-        )
-    return asked
+    return Batches(
+        len(samples),
+        config.batch_size if train else config.eval_batch_size or config.batch_size,
+        train,
+        dataset.seed,
+        lengths,
+        tokens,
+        np.asarray(targets_of(samples)) if config.balanced and train else None,
+        shared,
+    )
 
 
 def _collate(role: RoleInput, rows: Sequence[Any]) -> Inputs:
+    collate = role.preprocessor.collate if role.stored is None else role.stored.collate
     if not role.may_lack:
-        return role.preprocessor.collate(rows)
+        return collate(rows)
     present = torch.tensor([row is not None for row in rows])
     if role.blank is not None and not present.all():
         blank = role.preprocessor(role.blank)
         rows = [blank if row is None else row for row in rows]
     rows = [row for row in rows if row is not None]
-    return {**(role.preprocessor.collate(rows) if rows else {}), PRESENT: present}
+    return {**(collate(rows) if rows else {}), PRESENT: present}
 
 
-def _is_missing(sample: Sample, role: RoleInput) -> bool:
-    value = sample.fields.get(role.field)
-    return is_empty(value) if role.may_lack else value is None
-
-
-def _preprocess(sample: Sample, role: RoleInput) -> Any:
-    value = sample.fields[role.field]
-    try:
-        return role.preprocessor(value)
-    except (ConfigError, MissingExtraError, WeightsError):
-        raise  # not the row's fault
-    except Exception as error:
-        bare = isinstance(value, bytes | Mapping) and is_file(value)
-        shown = file_name(value) if bare else repr(value)
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-        reason = error if isinstance(error, FusionkitError) else f"{type(error).__name__}: {error}"
-        remedy = "Repair what it holds or remove the row."
-        if is_unreadable(error):
-            remedy = (
-                f"Repair what it holds, remove the row, or take it for missing: missing.allow: "
-                f"[{role.role}], missing.unreadable: true."
-            )
-        raise DataError(
-            f"{sample.origin}: field {role.field!r} ({shown}) cannot be read: {reason} {remedy}"
-        ) from error
+def _seed_everything(key: str) -> None:
+    """Seed what augmentation may draw from."""
+    random.seed(key)
+    torch.default_generator.manual_seed(random.getrandbits(63))
+    np.random.seed(random.getrandbits(32))  # libraries still draw from it
 
 
 def worker_count(config: LoaderConfig) -> int:

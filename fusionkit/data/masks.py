@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from fusionkit.data.base import Sample, Split
-from fusionkit.data.missing import Flags, ids_of, lacks
+from fusionkit.data.missing import Flags, ids_of, lacks, targets_of
 from fusionkit.data.read import read_columns
 from fusionkit.errors import ConfigError, DataError, suggest
 
@@ -64,6 +64,10 @@ class Masked(Sequence[Sample]):
 
     def ids(self) -> list[str]:
         return ids_of(self.samples)
+
+    @property
+    def targets(self) -> Sequence[Any] | None:
+        return targets_of(self.samples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,16 @@ class KnowsItself(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsTargets(Protocol):
+    """Samples that need not be made one by one to know their targets."""
+
+    @property
+    def targets(self) -> Sequence[Any] | None:
+        """(N,), or None where they are not known."""
+        ...
+
+
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing: None, NaN, an empty text, or a table of empty cells."""
     if isinstance(value, Mapping):
@@ -42,11 +52,6 @@ def is_empty(value: Any) -> bool:
 def _is_nan(value: Any) -> bool:
     """What pandas has in an empty cell."""
     return isinstance(value, float) and math.isnan(value)
-
-
-def is_unreadable(error: BaseException | None) -> bool:
-    """Whether a value is to blame for an error; a KeyError, say, is a fault of the preprocessor."""
-    return isinstance(error, DataError | OSError)
 
 
 def lacks(samples: Sequence[Sample], field: str, empty: bool) -> Flags | None:
@@ -112,6 +117,26 @@ def ids_of(samples: Sequence[Sample]) -> list[str]:
     if isinstance(samples, KnowsItself):
         return samples.ids()
     return [sample.id for sample in samples]
+
+
+def targets_of(samples: Sequence[Sample]) -> Sequence[Any]:
+    """(N,), the target of every sample.
+
+    Raises:
+        DataError: They are not known.
+    """
+    if isinstance(samples, KnowsTargets):
+        targets = samples.targets
+    else:
+        targets = [sample.target for sample in samples]
+    if targets is None or any(target is None for target in targets):
+        raise DataError("The targets of these samples are not known; training needs them.")
+    return targets
+
+
+def is_unreadable(error: BaseException | None) -> bool:
+    """Whether a value is to blame; a KeyError, say, is a fault of the preprocessor."""
+    return isinstance(error, DataError | OSError)
 
 
 def blank_of(modality: str, role: str = "main") -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionkit.data.base import Task
 from fusionkit.data.splits import Indices
 
 
@@ -85,6 +86,17 @@ class Read:
             rarest[some] = np.minimum.reduceat(rarity[values], starts[:-1][some])
         by_rarity = np.append(place[np.argsort(rarity)], -1)
         return np.unique(by_rarity[rarest], return_inverse=True)[1].astype(np.int64)
+
+
+def strata(labels: Sequence[Any], task: Task, bins: int = 10) -> Indices:
+    """As :meth:`Read.strata`, of labels one by one: a class, a sequence of classes or a number."""
+    rows: Indices = np.arange(len(labels))
+    if task == "regression":
+        return Read(rows, [], Targets(np.asarray(labels, dtype=np.float64))).strata(bins)
+    several = [labels[i] if task == "multi_label" else (labels[i],) for i in range(len(labels))]
+    names, codes = np.unique([str(n) for names in several for n in names], return_inverse=True)
+    starts = starts_of(np.array([len(names) for names in several], dtype=np.int64))
+    return Read(rows, names.tolist(), Targets(codes.astype(np.int64), starts)).strata()
 
 
 def starts_of(counts: NDArray[Any]) -> Indices:

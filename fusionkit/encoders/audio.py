@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fusionkit.registry import require
 RATE = 16_000  # samples per second that all published models of these families expect
 MAX_SECONDS = 20.0  # the longest crops of wav2vec 2.0's pretraining: arXiv 2006.11477, section 4.2
 
+_TOKEN_SECONDS = 0.02  # 320 samples at 16 kHz: the stride of all their convolutions
 _LOUDEST = 10.0  # 20 dB over full scale: floats beyond it are integers that were not scaled
 _MOST_CHANNELS = 32
 _FULL_SCALE = {np.dtype(np.int16): 2**15, np.dtype(np.int32): 2**31}
@@ -63,17 +65,41 @@ def load_audio(raw: Any, rate: int, max_seconds: float) -> Samples:
     return _resample(samples, int(own), rate)[: math.ceil(max_seconds * rate)]
 
 
+def audio_seconds(raw: Any) -> float:
+    """How long a raw value is; of a file, only its header is read.
+
+    Args:
+        raw: As in :func:`load_audio`.
+
+    Raises:
+        DataError: The file is missing or damaged, or the array has no rate.
+    """
+    if is_file(raw):
+        with _open(raw, f"The audio file {file_name(raw)}") as file:
+            return float(file.frames / file.samplerate)
+    array, own = _unpack(raw)
+    _check_rate(own, "An audio array")
+    return float(max(array.shape, default=0) / own)
+
+
 def _read_file(raw: Any, name: str, max_seconds: float) -> tuple[Samples, int]:
+    with _open(raw, name) as file:
+        frames = file.read(
+            math.ceil(max_seconds * file.samplerate), dtype="float32", always_2d=True
+        )
+        return frames.mean(axis=1), file.samplerate
+
+
+@contextmanager
+def _open(raw: Any, name: str) -> Iterator[Any]:
+    """A file as soundfile opens it; what goes wrong in reading it is a DataError."""
     path = local_path(raw)
     if path is not None and not Path(path).is_file():
         raise DataError(f"{name} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
     soundfile = require("soundfile", "audio")
     try:
         with soundfile.SoundFile(path or open_file(raw)) as file:
-            frames = file.read(
-                math.ceil(max_seconds * file.samplerate), dtype="float32", always_2d=True
-            )
-            return frames.mean(axis=1), file.samplerate
+            yield file
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: .raw states no rate
         why = str(getattr(error, "error_string", error))  # without the name of a Python object
         raise DataError(
@@ -189,6 +215,15 @@ class AudioPreprocessor:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + self.epsilon)
         samples = np.pad(samples, (0, max(0, self.shortest - len(samples))))
         return {"waveform": torch.from_numpy(samples)}
+
+    def length(self, raw: Any) -> int:
+        """Tokens of 20 ms, as wav2vec 2.0 and its kin make them.
+
+        Raises:
+            DataError: See :func:`audio_seconds`.
+        """
+        seconds = min(audio_seconds(raw), self.max_seconds)
+        return math.ceil(max(seconds, self.shortest / self.rate) / _TOKEN_SECONDS)
 
     def collate(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Rows to a batch, padded to its longest."""

@@ -28,6 +28,14 @@ Inputs = Mapping[str, Tensor]  # what an encoder's own preprocessor collated; ba
 # present. The fusion takes it out; encoders never see it.
 PRESENT = "fusionkit.present"
 
+# Where a frozen encoder's work was done before, the loader puts what it saw in the place of a
+# role's raw inputs: the features, (B, C), (B, T, C) and (B, T) bool of Features, or the tokens
+# that enter a layer, whose number ends the key, (B, L, D_i) or (B, H, W, D_i), beside KEEP.
+POOLED = "fusionkit.pooled"
+TOKENS = "fusionkit.tokens"
+KEEP = "fusionkit.keep"
+ENTERING = "fusionkit.entering."
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -42,6 +50,13 @@ class Features:
     pooled: Tensor
     tokens: Tensor | None = None
     keep: Tensor | None = None
+
+
+def stored_features(inputs: Inputs) -> Features | None:
+    """What a frozen encoder saw, if the inputs hold that instead of what it reads."""
+    if POOLED not in inputs:
+        return None
+    return Features(inputs[POOLED], inputs.get(TOKENS), inputs.get(KEEP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,18 @@ class Preprocessor(Protocol):
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Tensor]:
         """Rows to :data:`Inputs`, padded to the longest of this batch."""
+        ...
+
+
+@runtime_checkable
+class KnowsLength(Protocol):
+    """A preprocessor whose rows differ in length, and are padded to the longest of a batch."""
+
+    def length(self, raw: Any) -> int:
+        """Tokens that one raw value becomes in the encoder, found without making its row.
+
+        Exact where batches have a budget of tokens; about right will do for buckets.
+        """
         ...
 
 
@@ -222,6 +249,19 @@ class MainEncoder(ComplementEncoder):
     def readout(self, state: TokenState) -> Features:
         """Final norm and pooling, upstream's own. Prompts never enter it."""
 
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        """The state that enters ``layer``, from its tokens alone.
+
+        As it is, for encoders whose states have no ``cache``. The tokens were computed without
+        prompts, from what :meth:`preprocessor` made, perhaps in another batch.
+
+        Args:
+            layer: 1 .. N-1.
+            tokens: (B, L, D_layer), or (B, H, W, D_layer) for windowed encoders.
+            keep: (B, L) bool, True = real token; None if all are real.
+        """
+        return TokenState(tokens, keep)
+
     def embed_with(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
         """The tokens that enter layer 0, further ones among them.
 
@@ -283,7 +323,8 @@ class MainEncoder(ComplementEncoder):
         """Embed, run all layers with their prompts, read out.
 
         Args:
-            inputs: What :meth:`preprocessor` collated, batch first.
+            inputs: What :meth:`preprocessor` collated, batch first; or the tokens that enter a
+                layer, see :data:`ENTERING`, from which on the layers run.
             prompts: Called once per layer, outside of checkpointed code; None for no prompts.
             edit: Called before each layer, ahead of its prompts, and before the readout; None to
                 leave the tokens as they are. Further tokens are not changed before layer 0.
@@ -293,8 +334,8 @@ class MainEncoder(ComplementEncoder):
             EncoderError: Prompts or further tokens of the wrong shape, the message names both
                 shapes; or further tokens for an encoder that takes none.
         """
-        state, place = (self.embed(inputs), 0) if extra is None else self._join(inputs, extra)
-        for layer in range(len(self.layer_widths)):
+        first, state, place = self._start(inputs, extra)
+        for layer in range(first, len(self.layer_widths)):
             if edit is not None:
                 before, state = state, edit(layer, state)
                 if extra is not None and layer == 0:  # a stand-in is for the field's tokens
@@ -319,6 +360,21 @@ class MainEncoder(ComplementEncoder):
             run: TokenState = checkpoint(self.run_layer, layer, state, prompts, use_reentrant=False)
             return run
         return self.run_layer(layer, state, prompts)
+
+    def _start(self, inputs: Inputs, extra: ExtraTokens | None) -> tuple[int, TokenState, int]:
+        """The layer to begin with, what enters it, and where further tokens stand in that."""
+        for name, tokens in inputs.items():
+            if name.startswith(ENTERING):
+                if extra is not None:
+                    raise EncoderError(
+                        "Further tokens enter with those of the field, but these inputs hold what "
+                        "enters a later layer; do not cache this encoder."
+                    )
+                layer = int(name.removeprefix(ENTERING))
+                return layer, self.resume(layer, tokens, inputs.get(KEEP)), 0
+        if extra is None:
+            return 0, self.embed(inputs), 0
+        return 0, *self._join(inputs, extra)
 
     def _join(self, inputs: Inputs, extra: ExtraTokens) -> tuple[TokenState, int]:
         if not self.takes_tokens:

@@ -191,6 +191,10 @@ class Bert(MainEncoder):
             )
         return state, place
 
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        assert keep is not None
+        return TokenState(tokens, keep, cache=self._layer_arguments(tokens, keep))
+
     def _state(self, tokens: Tensor, keep: Tensor) -> TokenState:
         """What enters layer 0, from what upstream's embeddings give."""
         if self._layout.project:

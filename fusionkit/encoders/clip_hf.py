@@ -245,6 +245,10 @@ class ClipText(_Tower):
         out: Tensor = block(rows, _past(rows), prompts=seen, prompts_keep=keep)
         return out
 
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        assert keep is not None  # the last real token is the end of the text
+        return TokenState(tokens, keep, cache=(_past(tokens), keep.sum(dim=1) - 1))
+
     def _end(self, ids: Tensor) -> Tensor:
         """(B,), where the end-of-text token stands."""
         end = self.backbone.config.eos_token_id

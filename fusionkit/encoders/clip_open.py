@@ -226,6 +226,11 @@ class OpenClipText(MainEncoder):
         keep = insert_rows(keep, all_real(rows), place)
         return TokenState(tokens, keep, cache=(mask, _end(backbone, ids))), place
 
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        assert keep is not None  # the last real token is the end of the text
+        mask = self.backbone.attn_mask[: tokens.shape[1], : tokens.shape[1]]
+        return TokenState(tokens, keep, cache=(mask, keep.sum(dim=1) - 1))
+
     def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
         mask, _ = state.cache
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, mask))

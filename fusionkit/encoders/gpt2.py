@@ -209,6 +209,11 @@ class CausalLM(MainEncoder):
             tokens = self.backbone.get_submodule(self._layout.dropout)(tokens)
         return TokenState(tokens, keep, cache=self._layer_arguments(tokens, keep, places))
 
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        assert keep is not None
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        return TokenState(tokens, keep, cache=self._layer_arguments(tokens, keep, places))
+
     def _attention_types(self) -> list[str]:
         """``full_attention`` or ``sliding_attention`` for each layer."""
         config = self.backbone.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from fusionkit.encoders.images import Augment, ImagePreprocessor, check_tiles, p
 from fusionkit.encoders.transformers_images import image_preprocessor
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
-from fusionkit.errors import ConfigError, suggest
+from fusionkit.errors import ConfigError, EncoderError, suggest
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,23 @@ class HfViT(MainEncoder):
             return TokenState(backbone.embeddings(pixels), cache={})
         other = tuple(pixels.shape[2:]) != pair(config.image_size)
         return TokenState(backbone.embeddings(pixels, interpolate_pos_encoding=other), cache={})
+
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        config = self.backbone.config
+        if config.model_type != "dinov3_vit":
+            return TokenState(tokens, cache={})
+        patches = tokens.shape[1] - 1 - config.num_register_tokens
+        side = math.isqrt(patches)
+        if side**2 != patches:
+            raise EncoderError(
+                f"{patches} patches are no square; the positions of DINOv3 can be told from the "
+                f"tokens of square images only. Do not cache this encoder."
+            )
+        height, width = (side * step for step in pair(config.patch_size))
+        pixels = tokens.new_empty(1, config.num_channels, height, width)
+        return TokenState(
+            tokens, cache={"position_embeddings": self.backbone.rope_embeddings(pixels)}
+        )
 
     def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
         block, arguments = self.layers[layer], dict(state.cache)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
@@ -118,7 +118,7 @@ def load_image(raw: Any) -> Image.Image:
     if is_file(raw):
         try:
             with open_file(raw) as file, Image.open(file) as image:
-                return ImageOps.exif_transpose(image)
+                return upright(image)
         except UnidentifiedImageError as error:  # its own words name a Python object
             raise DataError(
                 f"The image {file_name(raw)} cannot be read: it is in no format that PIL knows."
@@ -127,13 +127,38 @@ def load_image(raw: Any) -> Image.Image:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"The image {file_name(raw)} cannot be read: {error}") from error
     if isinstance(raw, Image.Image):
-        return ImageOps.exif_transpose(raw)
+        return upright(raw)
     if isinstance(raw, (np.ndarray, Tensor)):
         return _from_array(np.asarray(raw))
     raise DataError(
         f"An image is a path, a URL, bytes, a PIL image or an array of shape (H, W) or (H, W, 3), "
         f"given {type(raw).__name__}."
     )
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TAGS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A copy, turned as its EXIF tag says and without its tags, so that it is turned once.
+
+    Not PIL's ``exif_transpose``: that one writes all tags anew, and fails where one of them holds a
+    value of another kind than it should, as those of some photos do.
+    """
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    turned = image.copy() if turn is None else image.transpose(turn)
+    for tag in _TAGS:
+        turned.info.pop(tag, None)
+    return turned
 
 
 def to_eight_bits(image: Image.Image, mode: str) -> Image.Image:

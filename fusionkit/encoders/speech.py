@@ -93,6 +93,10 @@ class SpeechEncoder(MainEncoder):
         tokens = self.transformer.dropout(tokens)
         return TokenState(tokens, keep, cache=self.layer_cache(tokens, keep))
 
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        assert keep is not None
+        return TokenState(tokens, keep, cache=self.layer_cache(tokens, keep))
+
     def readout(self, state: TokenState) -> Features:
         tokens, keep = state.tokens, state.keep
         assert keep is not None

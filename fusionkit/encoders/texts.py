@@ -138,12 +138,15 @@ class TextPreprocessor:
         Raises:
             EncoderError: Not a text.
         """
-        if not isinstance(raw, str | None):
-            raise EncoderError(
-                f"A text encoder takes a str (or None for no text), given "
-                f"{type(raw).__name__}: {str(raw)[:60]!r}. Check which column holds the text."
-            )
-        return {"input_ids": torch.tensor(self._encode(raw or ""), dtype=torch.long)}
+        return {"input_ids": torch.tensor(self._encode(raw), dtype=torch.long)}
+
+    def length(self, raw: Any) -> int:
+        """Tokens of one text, cut.
+
+        Raises:
+            EncoderError: Not a text.
+        """
+        return len(self._encode(raw))
 
     def count_tokens(self, raw: str | None) -> int:
         """How many tokens a text has before it is cut, special ones included."""
@@ -155,7 +158,13 @@ class TextPreprocessor:
         extra = backend.num_special_tokens_to_add(False) if self.special_tokens else 0
         return len(encoding.ids) + sum(len(rest.ids) - extra for rest in encoding.overflowing)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, raw: Any) -> list[int]:
+        if not isinstance(raw, str | None):
+            raise EncoderError(
+                f"A text encoder takes a str (or None for no text), given "
+                f"{type(raw).__name__}: {str(raw)[:60]!r}. Check which column holds the text."
+            )
+        text = raw or ""
         if self.tokenizer.is_fast:
             # Not tokenizer(text): that is a batch of one, which starts a thread pool and makes
             # data workers that are forked later warn about it.

@@ -82,6 +82,14 @@ class VectorPreprocessor:
         """
         return torch.from_numpy(load_vectors(raw, self.dim)).float()
 
+    def length(self, raw: Any) -> int:
+        """Vectors in the sequence.
+
+        Raises:
+            DataError: See :func:`load_vectors`.
+        """
+        return len(load_vectors(raw, self.dim))
+
     def collate(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Rows to ``{"vectors": (B, T, dim), "keep": (B, T) bool}``."""
         vectors, keep = pad(rows)

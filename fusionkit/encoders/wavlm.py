@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,6 +79,12 @@ class WavLM(TransformersSpeech):
 
     def layer_cache(self, tokens: Tensor, keep: Tensor) -> None:
         """No biases yet."""
+
+    def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
+        length = tokens.shape[1]
+        first: Any = self.layers[0]  # the only one that has the table
+        bias = first.attention.compute_bias(length, length)
+        return TokenState(tokens, keep, cache=bias)
 
     def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
         rows = None if prompts is None else self.prompt_rows(layer, prompts)

@@ -63,12 +63,17 @@ class Fusion(nn.Module, ABC):
     Attributes:
         runs_layers_of: Roles whose layers run for every sample: where a field is missing, their
             encoder gets a blank input, and one learned token stands for all of its.
+        main_alone: Whether :meth:`run_main` is called with the field alone, without prompts and
+            further tokens.
+        reads_tokens: Whether more of :class:`Features` is read than ``pooled``.
         encoders: The encoders in use, by role.
         stand_ins: One learned vector for each role whose field a sample may lack.
     """
 
     api_version: ClassVar[int] = API_VERSION
     runs_layers_of: ClassVar[tuple[str, ...]] = ("main",)
+    main_alone: bool = False
+    reads_tokens: bool = True
 
     def __init__(self, main: Transfer, complements: Sequence[Transfer]) -> None:
         super().__init__()
@@ -150,6 +155,18 @@ class Fusion(nn.Module, ABC):
     def see_all(self, inputs: Mapping[str, Inputs]) -> dict[str, Features]:
         """What every encoder in use sees of a batch on its own, by role, the main encoder first."""
         return {"main": self.run_main(inputs), **self.see(inputs)}
+
+    @property
+    def layers_alone(self) -> int:
+        """How many layers of the main encoder run before anything of the fusion enters them.
+
+        What comes out of them is the same in every epoch if the encoder is frozen, so it can be
+        computed once.
+        """
+        encoder = self.main.encoder
+        if not self.main_alone or not isinstance(encoder, MainEncoder):
+            return 0
+        return len(encoder.layer_widths)
 
     @property
     def branches(self) -> Sequence[int] | None:

@@ -41,6 +41,8 @@ class CoCoOp(Fusion):
             complement, or ``prompt_length`` is below 1.
     """
 
+    reads_tokens = False
+
     def __init__(
         self,
         main: Transfer,

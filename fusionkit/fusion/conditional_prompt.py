@@ -104,8 +104,13 @@ class ConditionalPrompt(Fusion):
             dropout=dropout,
             init_range=init_range,
         )
+        self.reads_tokens = mapped and mapper == "sequence"
         self.importance_weight = importance_weight
         self.importance_threshold = importance_threshold
+
+    @property
+    def layers_alone(self) -> int:
+        return self.prompts.layers[0]
 
     @property
     def out_dim(self) -> int:

@@ -46,6 +46,8 @@ class CrossAttention(Fusion):
         ConfigError: There is no complement, or ``dim`` is no multiple of ``heads``.
     """
 
+    main_alone = True
+
     def __init__(
         self,
         main: Transfer,

@@ -31,6 +31,9 @@ class Ensemble(Fusion):
         ConfigError: There is no complement.
     """
 
+    main_alone = True
+    reads_tokens = False
+
     def __init__(self, main: Transfer, complements: Sequence[Transfer]) -> None:
         super().__init__(main, complements_of(complements, "ensemble"))
 

@@ -39,6 +39,8 @@ class FrozenLM(Fusion):
             is no complement, or ``length`` is below 1.
     """
 
+    reads_tokens = False
+
     def __init__(
         self,
         main: Transfer,

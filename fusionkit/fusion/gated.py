@@ -41,6 +41,9 @@ class Gated(Fusion):
         ConfigError: There is no complement, or ``dim`` is less than 1.
     """
 
+    main_alone = True
+    reads_tokens = False
+
     def __init__(
         self,
         main: Transfer,

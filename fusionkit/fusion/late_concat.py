@@ -27,6 +27,9 @@ class LateConcat(Fusion):
         ConfigError: There is no complement.
     """
 
+    main_alone = True
+    reads_tokens = False
+
     def __init__(self, main: Transfer, complements: Sequence[Transfer]) -> None:
         super().__init__(main, complements_of(complements, "late_concat"))
 

@@ -19,6 +19,9 @@ class MainOnly(Fusion):
         complements: Not used.
     """
 
+    main_alone = True
+    reads_tokens = False
+
     def __init__(self, main: Transfer, complements: Sequence[Transfer]) -> None:
         super().__init__(main, ())
 

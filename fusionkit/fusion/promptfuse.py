@@ -47,6 +47,8 @@ class PromptFuse(Fusion):
             them, there is no complement, or ``prompt_length`` is below 1.
     """
 
+    reads_tokens = False
+
     def __init__(
         self,
         main: Transfer,

@@ -6,8 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from fusionkit.encoders.base import TokenState
+from fusionkit.encoders.base import ENTERING, KEEP, TokenState
 from fusionkit.encoders.stack import BlockStack
 from fusionkit.errors import EncoderError
 from fusionkit.testing.case import (
@@ -210,6 +211,31 @@ def layers_are_what_runs(ctx: Context) -> None:
                     )
             for weight, value in zip(module.parameters(), saved, strict=True):
                 weight.copy_(value)
+
+
+def resumes_from_tokens(ctx: Context) -> None:
+    """From the real tokens that enter a layer, kept apart and padded anew, layers run on as ever.
+
+    With prompts from that layer on, ``encode`` gives what it gives from the inputs.
+    """
+    encoder = ctx.main
+    remedy = "Make in `resume` what `embed` puts into TokenState.cache, from the tokens alone."
+    with torch.no_grad():
+        alone = [[state for _, state in ctx.states(inputs)] for inputs in ctx.alone]
+        for layer in range(1, len(encoder.layer_widths)):
+            prompts = [None if i < layer else rows for i, rows in enumerate(ctx.prompts)]
+            states = [row[layer] for row in alone]
+            rows = [s.tokens[0] if s.keep is None else s.tokens[0][s.keep[0]] for s in states]
+            stored = {f"{ENTERING}{layer}": pad_sequence(rows, batch_first=True)}
+            if states[0].keep is not None:
+                lengths = torch.tensor([len(row) for row in rows])
+                stored[KEEP] = torch.arange(int(lengths.max())) < lengths[:, None]
+            ctx.close(
+                ctx.encode(stored, prompts).pooled,
+                ctx.encode(ctx.inputs, prompts).pooled,
+                f"from the tokens that enter layer {layer}",
+                remedy,
+            )
 
 
 def prompts_have_no_order(ctx: Context) -> None:

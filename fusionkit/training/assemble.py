@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
+from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment, MissingConfig
 from fusionkit.data.base import Dataset, Sample, Split
-from fusionkit.data.loading import RoleInput, pick_field
+from fusionkit.data.fields import pick_field
 from fusionkit.data.masks import read_mask
 from fusionkit.data.missing import blank_of, count_missing
+from fusionkit.data.subsets import few_shots
+from fusionkit.data.values import RoleInput, Stored
 from fusionkit.encoders.base import MainEncoder
 from fusionkit.errors import DataError
 from fusionkit.fusion.base import Fusion, role_names
@@ -88,23 +92,31 @@ def meta_model(experiment: Experiment, outputs: int, regression: bool = False) -
     """
     with torch.device("meta"):
         model = build_model(experiment, outputs, regression)
-    learning_rates(model, experiment.optimizer)
+    learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
+    make_plans(experiment, model)  # raises for what cannot be kept
     return model
 
 
 def read_splits(
     experiment: Experiment, dataset: Dataset, names: Sequence[Split]
 ) -> dict[str, Sequence[Sample]]:
-    """Splits of a data set, without what the experiment's mask takes away.
+    """Splits of a data set, without what the experiment's mask takes away; of training, its shots.
 
     Raises:
-        DataError: A split or the mask cannot be read, or they do not fit each other.
+        ConfigError: The task has no classes to take shots of.
+        DataError: A split or the mask cannot be read, or they do not fit each other; or there are
+            fewer samples than shots.
     """
     splits: dict[str, Sequence[Sample]] = {name: dataset.split(name) for name in names}
-    if experiment.missing.mask is None:
-        return splits
-    mask = read_mask(experiment.missing.mask, dataset.fields)
-    return {name: mask.apply(name, samples) for name, samples in splits.items()}
+    if experiment.missing.mask is not None:
+        mask = read_mask(experiment.missing.mask, dataset.fields)
+        splits = {name: mask.apply(name, samples) for name, samples in splits.items()}
+    total, per_class = experiment.loader.shots, experiment.loader.shots_per_class
+    if len(splits.get("train", ())) and (total, per_class) != (None, None):
+        splits["train"] = few_shots(
+            splits["train"], dataset.task, experiment.seed, total, per_class
+        )
+    return splits
 
 
 def check_trainable(dataset: Dataset, train: Sequence[Sample]) -> None:
@@ -140,9 +152,21 @@ def check_presence(
 
 
 def role_inputs(
-    model: FusionModel, fields: Mapping[str, str], train: bool, missing: MissingConfig
+    model: FusionModel,
+    fields: Mapping[str, str],
+    train: bool,
+    missing: MissingConfig,
+    stored: Mapping[str, Stored] = MappingProxyType({}),
 ) -> list[RoleInput]:
-    """How the samples of a split reach the encoders that the fusion uses."""
+    """How the samples of a split reach the encoders that the fusion uses.
+
+    Args:
+        model: The model.
+        fields: The field of each role.
+        train: Whether to augment and to drop fields.
+        missing: Of the config.
+        stored: What stands for the raw values of some roles.
+    """
     fusion = model.fusion
     return [
         RoleInput(
@@ -156,6 +180,7 @@ def role_inputs(
             else None,
             missing.unreadable and may_lack,
             missing.dropout_of(role) if may_lack else 0.0,
+            stored.get(role),
         )
         for role, transfer in {"main": fusion.main, **fusion.complements}.items()
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment
 from fusionkit.errors import DataError
 from fusionkit.training.assemble import check_presence, dry_build, read_splits
@@ -23,6 +24,7 @@ class Report:
         learning_rates: By parameter group.
         outputs: Width of the prediction.
         data: Samples by split, or why the data cannot be read.
+        cache: What is computed once, by role; and why other things are not.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Report:
     learning_rates: dict[str, float]
     outputs: int
     data: dict[str, int] | str
+    cache: list[str]
 
     @property
     def trained(self) -> int:
@@ -60,6 +63,7 @@ def check(experiment: Experiment) -> Report:
         data = str(error)
     rates = learning_rates(model, experiment.optimizer)
     trained_groups = {group for group, _, p in model.named_groups() if p.requires_grad}
+    plans, reasons = make_plans(experiment, model)
     return Report(
         experiment.name,
         count_parameters(model),
@@ -67,4 +71,5 @@ def check(experiment: Experiment) -> Report:
         {group: rate for group, rate in rates.items() if group in trained_groups},
         dataset.outputs,
         data,
+        [f"{plan.role}: {plan.what}" for plan in plans] + reasons,
     )

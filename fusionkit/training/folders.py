@@ -23,12 +23,14 @@ _MAY_CHANGE = (
     "name",
     "output",
     "baselines",
+    "cache",
     "loader.workers",
     "loader.eval_batch_size",
     "trainer.max_epochs",
     "trainer.accelerator",
     "trainer.early_stopping",
     "trainer.progress_bar",
+    "trainer.checkpoint_every_n_steps",
     "trainer.log_every_n_steps",
     "trainer.limit_train_batches",
     "trainer.limit_val_batches",
@@ -129,13 +131,6 @@ def changed_keys(
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(may_change)
     ]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that no reader ever finds half of it."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

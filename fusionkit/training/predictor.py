@@ -97,15 +97,19 @@ class Predictor:
         device = next(self.model.parameters()).device
         with torch.inference_mode():
             predicted = [
-                predictions_of(
-                    self.description.task,
-                    self.model(_to(batch["inputs"], device)).logits,
-                ).cpu()
+                (
+                    batch["index"],
+                    predictions_of(
+                        self.description.task,
+                        self.model(_to(batch["inputs"], device)).logits,
+                    ).cpu(),
+                )
                 for batch in loader
             ]
         for line in loader.dataset.unreadable.describe("predict"):
             _log.warning(line)
-        return torch.cat(predicted)
+        order = torch.cat([index for index, _ in predicted]).argsort()
+        return torch.cat([values for _, values in predicted])[order]
 
 
 def _to(inputs: Any, device: torch.device) -> Any:

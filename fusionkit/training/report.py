@@ -6,11 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fusionkit.data.loading import FusionDataset
+from fusionkit.data.lengths import is_quick, lengths_of, padding_share
+from fusionkit.data.loading import FusionDataset, Loader
+from fusionkit.data.sampling import Batches
 from fusionkit.training.parameters import PartCount
 
 # Shares, shown in per cent.
@@ -45,6 +49,43 @@ def missing_lines(split: str, dataset: FusionDataset) -> list[str]:
         for role, count in dataset.missing.items()
         if count
     ]
+
+
+_TRIED = 512  # samples whose lengths tell about the rest
+_MUCH = 0.2  # share of padding from which on buckets are worth a line
+
+
+def padding_line(loader: Loader) -> str | None:
+    """How much of the training batches is padding, or would be less of in buckets."""
+    batches, dataset = loader.batch_sampler, loader.dataset
+    count, lengths = len(dataset), batches.lengths
+    if lengths is not None:
+        plan = [batch % count for batch in batches.plan()]
+        sizes = [len(batch) for batch in plan]
+        now = padding_share(plan, lengths)
+        random = padding_share(_random(count, round(sum(sizes) / len(sizes))), lengths)
+        return (
+            f"train: {len(plan):,} batches of {min(sizes)} to {max(sizes)} samples; padding is "
+            f"{now:.1%} of them, in random batches it would be {random:.1%}"
+        )
+    if not is_quick(dataset.samples, dataset.roles):
+        return None
+    tried = np.random.default_rng(0).permutation(count)[:_TRIED].tolist()
+    found = lengths_of(dataset.samples, dataset.roles, tried)
+    if found is None:
+        return None
+    now = padding_share(_random(len(tried), batches.size), found)
+    buckets = padding_share(Batches(len(tried), batches.size, False, 0, found).plan(), found)
+    if now < _MUCH or buckets > now / 2:
+        return None
+    return (
+        f"train: about {now:.0%} of the batches is padding; loader.bucket_by_length: true would "
+        f"leave about {buckets:.0%}"
+    )
+
+
+def _random(count: int, size: int) -> list[NDArray[np.int64]]:
+    return Batches(count, size, train=True, seed=0).plan()
 
 
 def value_text(name: str, value: float) -> str:

@@ -15,9 +15,12 @@ import torch
 import yaml
 from rich.console import Console
 
+from fusionkit.cache.fill import Filled, StoredSplits, fill
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample
+from fusionkit.data.folders import write_whole
 from fusionkit.data.loading import Loader, make_loader
+from fusionkit.data.missing import targets_of
 from fusionkit.errors import DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
@@ -41,13 +44,13 @@ from fusionkit.training.folders import (
     label_folders,
     new_folder,
     resume_folder,
-    write_whole,
 )
 from fusionkit.training.parameters import count_parameters
 from fusionkit.training.report import (
     ResultRow,
     console,
     missing_lines,
+    padding_line,
     parameter_table,
     results_table,
 )
@@ -128,6 +131,22 @@ def fit_in(experiment: Experiment, folder: Path) -> RunResult:
     return _run(experiment, {}, lambda: folder, console() if is_first_process() else None, resume)
 
 
+def fill_cache(experiment: Experiment, dry_run: bool, quiet: bool) -> list[Filled]:
+    """Compute what the config's ``cache`` asks for, and train nothing.
+
+    Args:
+        experiment: Its ``cache`` section counts.
+        dry_run: Compute one batch only, and keep nothing.
+        quiet: Say nothing meanwhile.
+
+    Raises:
+        FusionkitError: See :func:`fusionkit.cache.fill.fill`.
+    """
+    dataset, splits, model, fields = prepare(experiment, {})
+    out = None if quiet else console()
+    return fill(experiment, dataset, model, fields, splits, out, dry_run)[1]
+
+
 def _row(label: str, result: RunResult) -> ResultRow:
     return ResultRow(label, result.metrics, result.trained, result.total, result.seconds)
 
@@ -142,7 +161,8 @@ def _run(
     """Train and test one experiment; ``place`` makes its folder once it could be built."""
     started = time.monotonic()
     dataset, splits, model, fields = prepare(experiment, data, statistics=not resume)
-    loaders = make_loaders(experiment, dataset, splits, model, fields)
+    stored, _ = fill(experiment, dataset, model, fields, splits, out)
+    loaders = make_loaders(experiment, dataset, splits, model, fields, stored)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
     task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen)
@@ -171,6 +191,8 @@ def _run(
         for name, loader in loaders.items():
             for line in missing_lines(name, loader.dataset):
                 out.print(line)
+        if padding := padding_line(loaders["train"]):
+            out.print(padding, soft_wrap=True)
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))
@@ -206,7 +228,7 @@ def prepare(
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     model = build_model(experiment, dataset.outputs, dataset.task == "regression")
     if dataset.task == "regression":
-        model.fit_scale(torch.tensor([sample.target for sample in splits["train"]]))
+        model.fit_scale(torch.tensor(targets_of(splits["train"]), dtype=torch.float))
     if statistics:
         for role, transfer in model.fusion.encoders.items():
             _fit_statistics(
@@ -222,7 +244,9 @@ def read_data(
     experiment: Experiment, data: ReadData
 ) -> tuple[Dataset, dict[str, Sequence[Sample]]]:
     """The data set and its splits; ``data`` holds those that an earlier experiment has read."""
-    key = repr((experiment.data, experiment.missing.mask))
+    loader = experiment.loader
+    shots = (experiment.seed, loader.shots, loader.shots_per_class)
+    key = repr((experiment.data, experiment.missing.mask, shots if any(shots[1:]) else None))
     if key not in data:
         dataset: Dataset = experiment.data.build()
         data[key] = dataset, _splits(experiment, dataset)
@@ -271,17 +295,25 @@ def make_loaders(
     splits: Mapping[str, Any],
     model: FusionModel,
     fields: Mapping[str, str],
+    stored: StoredSplits,
 ) -> dict[str, Loader]:
-    """Batches of each split that has samples."""
+    """Batches of each split that has samples; ``stored`` stands for the raw values of its roles."""
     return {
         name: make_loader(
             samples,
-            role_inputs(model, fields, name == "train", experiment.missing),
+            role_inputs(
+                model,
+                fields,
+                name == "train",
+                experiment.missing,
+                {role: rows[name] for role, rows in stored.items()},
+            ),
             dataset.task,
             dataset.outputs,
             experiment.loader,
             train=name == "train",
             seed=experiment.seed,
+            shared=True,
         )
         for name, samples in splits.items()
         if samples

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from fusionkit.config.schema import OptimizerConfig
 from fusionkit.data.base import Task
@@ -47,6 +48,7 @@ class FusionTask(L.LightningModule):
         self.task = task
         self.optimizer_config = optimizer
         self.frozen = dict(frozen)
+        self.train_loss = MeanMetric(nan_strategy="disable")  # a loss that is NaN has to show
         self.metrics = nn.ModuleDict(
             {stage: make_metrics(task, outputs, f"{stage}/") for stage in ("val", "test")}
         )
@@ -73,8 +75,13 @@ class FusionTask(L.LightningModule):
             self.log(f"train/{name}_loss", term, batch_size=size)  # as weighted in the loss
             loss = loss + term
         self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.train_loss.update(loss.detach(), size)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        # Not at the end of an epoch: one that continues in its middle goes on with its sum.
+        self.train_loss.reset()
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> None:
         output = self(batch["inputs"])
@@ -111,6 +118,9 @@ class FusionTask(L.LightningModule):
             if name.removeprefix("model.") in trained
         }
         checkpoint["frozen"] = self.frozen
+        mean = self.train_loss
+        sums = torch.stack([mean.mean_value, mean.weight])
+        checkpoint["train_loss"] = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -122,6 +132,10 @@ class FusionTask(L.LightningModule):
         saved = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
         slim.check_names(saved, slim.trained_names(self.model), where)
         slim.check_frozen(checkpoint["frozen"], self.frozen, where)
+        if self.trainer.is_global_zero and "train_loss" in checkpoint:  # the sum of all processes
+            total, weight = checkpoint["train_loss"]
+            self.train_loss.mean_value.fill_(total)
+            self.train_loss.weight.fill_(weight)
 
 
 def read_lightning_checkpoint(path: str) -> dict[str, Any]:

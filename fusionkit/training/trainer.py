@@ -7,18 +7,14 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.errors import ConfigError, suggest
-from fusionkit.training.callbacks import ProgressBar, SeedEpochs, quiet
+from fusionkit.training.callbacks import ProgressBar, SaveLast, SeedSteps, quiet
+from fusionkit.training.folders import RESUME
 from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
 
 
@@ -38,9 +34,9 @@ def make_trainer(
     """
     config = experiment.trainer
     callbacks = [
-        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
+        SaveLast(folder / RESUME, config.checkpoint_every_n_steps),
         LearningRateMonitor(),
-        SeedEpochs(experiment.seed),
+        SeedSteps(experiment.seed),
         *callbacks,
     ]
     if config.progress_bar:
@@ -68,6 +64,7 @@ def make_trainer(
                 enable_progress_bar=config.progress_bar,
                 enable_model_summary=False,  # the parameter table says more
                 num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # the loaders share batches among processes
                 callbacks=callbacks,
                 logger=[
                     CSVLogger(folder, name="", version=""),

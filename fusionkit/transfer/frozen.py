@@ -13,6 +13,7 @@ from fusionkit.encoders.base import (
     Inputs,
     Prompts,
     TokenEdit,
+    stored_features,
 )
 from fusionkit.transfer.base import Transfer, run
 
@@ -51,6 +52,8 @@ class Frozen(FrozenWeights):
         edit: TokenEdit | None = None,
         extra: ExtraTokens | None = None,
     ) -> Features:
+        if (stored := stored_features(inputs)) is not None:
+            return stored
         if (
             prompts is None and edit is None and extra is None
         ):  # nothing to differentiate, so keep no activations

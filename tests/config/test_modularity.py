@@ -24,7 +24,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
     "ast_frozen": [
         ("complement", "ast"),
         ("complement_transfer", "frozen"),
-        ("data.fields.audio", "trailers/{id}.wav"),
+        ("data.more_fields.audio", "trailers/{id}.wav"),
     ],
 }
 

@@ -13,6 +13,8 @@ from fusionkit.data import formats
 from fusionkit.data.formats import StartAgain, Stream
 from fusionkit.errors import DataError
 
+TEXTS = ("csv", "tsv", "csv.gz", "tsv.gz")
+ARROW = ("arrow", "stream.arrow", "feather", "lz4.feather")
 ROWS = {"t": [f"text {i}" for i in range(5000)], "y": [f"{i % 3}" for i in range(5000)]}
 
 
@@ -49,8 +51,7 @@ def read(file, *columns):
 
 @pytest.mark.parametrize(
     "kind",
-    ["csv", "tsv", "csv.gz", "tsv.gz", "jsonl", "json", "jsonl.gz", "parquet", "arrow"]
-    + ["stream.arrow", "feather", "lz4.feather"],
+    [*TEXTS, "jsonl", "json", "jsonl.gz", "parquet", *ARROW],
 )
 def test_every_format_gives_the_same_columns(tmp_path, kind):
     file = write(tmp_path, f"t.{kind}")
@@ -74,7 +75,7 @@ def cut(file, share):
         opened.truncate(int(len(opened.read()) * share))
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "stream.arrow", "feather", "lz4.feather"])
+@pytest.mark.parametrize("kind", ["parquet", *ARROW])
 @pytest.mark.parametrize("share", [0.5, 0.001])
 def test_a_binary_file_that_ends_too_early(tmp_path, kind, share):
     file = write(tmp_path, f"t.{kind}")
@@ -135,7 +136,7 @@ def test_long_cells_are_read_in_larger_blocks_up_to_a_limit(tmp_path, monkeypatc
     stream = Stream(str(file), None)
     with pytest.raises(StartAgain):
         list(stream)
-    with pytest.raises(DataError, match=r"t\.csv: after row \d+ comes a row of more than .* Is a q"):
+    with pytest.raises(DataError, match=r"t\.csv: after row \d+ comes a row of more than .* Is a"):
         list(stream)
 
 

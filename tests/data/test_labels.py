@@ -9,7 +9,7 @@ import pytest
 
 from fusionkit.data.labels import Labels
 from fusionkit.data.read import Part, Source
-from fusionkit.data.targets import Targets
+from fusionkit.data.targets import Targets, strata
 from fusionkit.errors import DataError
 
 
@@ -138,3 +138,11 @@ def test_targets_are_indexed_sliced_and_taken_like_tuples():
     assert list(some.take(np.array([3, 1, 0]))) == [rows[3], rows[1], rows[0]]
     assert list(Targets(np.array([4, 5])).take(np.array([1]))) == [5]
     assert type(Targets(np.array([4, 5]))[0]) is int
+
+
+def test_strata_of_labels_one_by_one_are_the_same():
+    rows = [["a", "b"], ["a"], ["b", "a"], []]
+    assert strata(rows, "multi_label").tolist() == brute_strata(rows)
+    assert strata([3, 1, 3], "single_label").tolist() == [1, 0, 1]
+    assert strata([5.0, 1.0, 4.0, 0.5], "regression", bins=2).tolist() == [1, 0, 1, 0]
+    assert strata([], "multi_label").tolist() == []

@@ -1,13 +1,17 @@
 import os
+import random
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample
-from fusionkit.data.loading import FusionDataset, RoleInput, make_loader, pick_field
+from fusionkit.data.fields import pick_field
+from fusionkit.data.loading import FusionDataset, make_loader
+from fusionkit.data.values import RoleInput
 from fusionkit.errors import ConfigError, DataError, MissingExtraError
 
 
@@ -81,7 +85,11 @@ def test_training_order_is_seeded_and_changes_with_the_epoch(tmp_path):
     orders = []
     for seed in (1, 1, 2):
         batches = loader(rows, train=True, seed=seed)
-        orders.append([[i for b in batches for i in b["index"].tolist()] for _ in range(2)])
+        epochs = []
+        for epoch in range(2):
+            batches.set_epoch(epoch)
+            epochs.append([i for b in batches for i in b["index"].tolist()])
+        orders.append(epochs)
     assert orders[0] == orders[1] != orders[2]
     assert orders[0][0] != orders[0][1]
     assert all(sorted(epoch) == list(range(20)) for epoch in orders[0])
@@ -136,6 +144,109 @@ def test_nothing_to_train_on():
     with pytest.raises(DataError, match="training split is empty"):
         loader([], train=True)
     assert list(loader([])) == []
+
+
+class Noise(Length):
+    """Augmentation that draws from all three sources of randomness."""
+
+    def __call__(self, raw):
+        return torch.rand(()).item() + random.random() + np.random.rand()
+
+    def collate(self, rows):
+        return {"noise": torch.tensor(rows, dtype=torch.float64)}
+
+
+def noise(rows, epoch=0, **config):
+    made = loader(rows, train=True, roles=[RoleInput("main", "text", Noise())], **config)
+    made.set_epoch(epoch)
+    return [
+        (i, x)
+        for b in made
+        for i, x in zip(b["index"].tolist(), b["inputs"]["main"]["noise"].tolist(), strict=True)
+    ]
+
+
+def test_augmentation_depends_on_the_sample_and_the_epoch_not_on_workers(tmp_path):
+    rows = samples(tmp_path, 12)
+    alone = noise(rows, workers=0)
+    assert noise(rows, workers=1) == noise(rows, workers=2) == alone
+    assert dict(noise(rows, batch_size=5)) == dict(alone)
+    other = dict(noise(rows, epoch=1))
+    assert all(value != other[index] for index, value in alone)
+    assert len({value for _, value in alone}) == 12
+
+
+def test_a_sample_that_is_drawn_again_is_augmented_anew(tmp_path):
+    rows = samples(tmp_path, 12, lambda i: int(i == 0))
+    drawn = noise(rows, balanced=True)
+    assert sum(index == 0 for index, _ in drawn) == 6
+    assert len({value for _, value in drawn}) == 12
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batches_by_length_hold_every_sample_once(tmp_path, train):
+    rows = [
+        Sample(str(i), {"text": "x" * (i * 37 % 50)}, i % 3, f"t.csv, row {i + 1}")
+        for i in range(50)
+    ]
+    roles = [RoleInput("complement", "text", Measured())]
+    made = loader(rows, train=train, roles=roles, batch_size=5, bucket_by_length=True)
+    batches = list(made)
+    assert sorted(i for b in batches for i in b["index"].tolist()) == list(range(50))
+    assert len(batches) == len(made) == 10
+    spread = [b["inputs"]["complement"]["length"] for b in batches]
+    assert sum(int(x.max() - x.min()) for x in spread) < 50 * (4 if train else 1)
+
+
+class Measured(Length):
+    def length(self, raw):
+        return len(raw)
+
+
+def test_budgets_count_every_role_and_blanks(tmp_path):
+    texts = ["x" * 9, "", "x" * 4, None, "x"] * 4
+    rows = [
+        Sample(str(i), {"text": text, "other": "y" * (i % 6)}, i % 3, f"t.csv, row {i + 1}")
+        for i, text in enumerate(texts)
+    ]
+    roles = [
+        RoleInput("main", "text", Measured(), may_lack=True, blank="zzz"),
+        RoleInput("complement", "other", Measured()),
+    ]
+    for train in (True, False):
+        batches = list(loader(rows, train=train, roles=roles, tokens_per_batch=30))
+        assert len(batches) > 1
+        for batch in batches:
+            main, other = (batch["inputs"][r]["length"] for r in ("main", "complement"))
+            assert main.min() >= 1  # a blank has three
+            assert len(main) * (main.max() + other.max()) <= 30
+    assert len(list(loader(rows, roles=roles, tokens_per_batch=30, eval_batch_size=20))) == 1
+
+
+def test_a_sample_over_the_budget_is_named(tmp_path):
+    roles = [RoleInput("complement", "text", Measured())]
+    with pytest.raises(DataError, match=r"^t.csv, row 5 has 4 tokens, more than loader.tokens_per"):
+        loader(samples(tmp_path), roles=roles, tokens_per_batch=3)
+
+
+@pytest.mark.parametrize("setting", [{"bucket_by_length": True}, {"tokens_per_batch": 64}])
+def test_what_has_no_length_cannot_be_bucketed(tmp_path, setting):
+    (key,) = setting
+    message = rf"^loader.{key}: nothing that .* has a length: main \(image\), complement \(text\)\."
+    with pytest.raises(ConfigError, match=message):
+        loader(samples(tmp_path), train=True, **setting)
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_only_classes_can_be_balanced(tmp_path, task):
+    with pytest.raises(ConfigError, match=f"balanced: samples of a {task} task have no class"):
+        loader(samples(tmp_path), task=task, train=True, balanced=True)
+
+
+def test_evaluation_does_not_ask_a_server_for_lengths():
+    rows = [Sample("1", {"text": "https://example.org/1.wav"}, 0, "t.csv, row 1")]
+    made = loader(rows, roles=[RoleInput("complement", "text", Measured())])
+    assert made.batch_sampler.lengths is None
 
 
 FIELDS = {"title": "text", "photo": "image", "summary": "text"}

@@ -9,7 +9,8 @@ import torch
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample
-from fusionkit.data.loading import FusionDataset, RoleInput, make_loader
+from fusionkit.data.loading import FusionDataset, make_loader
+from fusionkit.data.values import RoleInput
 from fusionkit.encoders.base import PRESENT
 from fusionkit.errors import DataError, MissingExtraError
 

@@ -138,13 +138,14 @@ def test_a_malformed_row_leaves_no_copy(tmp_path):
         opened.write("one cell\n")
     with pytest.raises(DataError, match=r"t\.csv, row 3001: Expected 4 columns, got 1"):
         read_columns(file)
-    assert not [path for path in (tmp_path / "cache" / "tables").glob("*") if path.suffix != ".lock"]
+    left = {path.suffix for path in (tmp_path / "cache" / "tables").iterdir()}
+    assert left == {".lock"}
 
 
 def test_a_cache_folder_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FUSIONKIT_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cache folder cannot be written to: .* FUSIONKIT_CACHE to"):
+    with pytest.raises(DataError, match=r"cache folder cannot be written to: .* FUSIONKIT_CACHE"):
         read_columns(write(tmp_path, "t.csv"))
 
 
@@ -186,7 +187,7 @@ def test_memory_stays_flat_while_a_file_is_copied(tmp_path):
 def test_files_of_other_columns_or_types_are_no_one_table(tmp_path):
     pq.write_table(pa.table({"t": [1], "u": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"t": ["x"]}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"b\.parquet has the columns t, a\.parquet has t, u\. Give"):
+    with pytest.raises(DataError, match=r"b\.parquet has the columns t, a\.parquet has t, u\."):
         read_columns(str(tmp_path))
     with pytest.raises(DataError, match=r"columns of different types: .* Save each column with"):
         read_columns(str(tmp_path), {"t": "it"})

@@ -169,7 +169,7 @@ def test_a_wrong_column_is_suggested(kind):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, "Data is a pandas DataFrame, a pyarrow Table, a Dataset of Hugging Face's datasets, or"),
+        (3, "Data is a pandas DataFrame, a pyarrow Table, a Dataset of Hugging Face's datasets,"),
         ([{"title": "x"}], "given list."),
         ({"trian": pd.DataFrame()}, "'trian' is no split; given trian. Give one for each of train"),
         ({"val": pa.table({}), "dev": pa.table({})}, "'dev' is a second split val; given val, dev"),
@@ -208,7 +208,7 @@ def test_a_config_says_what_the_data_was_and_reading_it_says_what_to_do():
         "val": "(in memory) Dataset, 2 rows, 3 columns",
     }
     gone = Table(described, FIELDS, "kind")
-    with pytest.raises(DataError, match=r"no file holds: DataFrame, 40 rows, 3 columns. Name files"):
+    with pytest.raises(DataError, match=r"no file holds: DataFrame, 40 rows, 3 columns. Name"):
         gone.split("train")
 
 

@@ -117,7 +117,7 @@ def test_an_image_that_is_missing_or_broken_names_its_row_and_address(addresses)
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t-*.csv"])
 def test_a_table_that_is_not_there(name):
-    with pytest.raises(DataError, match=r"memory://nowhere/.*does not exist|No file is called memor"):
+    with pytest.raises(DataError, match=r"memory://nowhere/.*does not exist|No file is called"):
         Table(f"memory://nowhere/{name}", {"image": "photo"}).split("predict")
     with pytest.raises(MissingExtraError, match=r"smb:// needs a library that is not installed"):
         Table(f"smb://host/{name}", {"image": "photo"}).split("predict")

@@ -1,11 +1,12 @@
 """Image preprocessing: odd files, arrays, augmentation."""
 
 import pickle
+import struct
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 
 from fusionkit.encoders.base import Preprocessor
@@ -117,6 +118,33 @@ def test_exif_rotation_is_applied(tmp_path):
     turned = load_image(tmp_path / "turned.png")
     assert turned.size == (4, 8)
     assert turned.getpixel((3, 0)) == 255
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_every_exif_orientation_is_turned_as_pil_turns_it_and_once(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise(6, 10)).save(tmp_path / f"a.{suffix}", exif=exif)
+    turned = load_image(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as file:
+        expected = ImageOps.exif_transpose(file)
+    assert np.array_equal(turned, expected)
+    assert np.array_equal(load_image(turned), turned)
+
+
+def test_other_tags_may_be_broken(tmp_path):
+    image = Image.fromarray(noise(6, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0  # XResolution, a fraction
+    raw = bytearray(exif.tobytes())
+    place = raw.index(b"\x01\x1a" if b"MM" in raw[:10] else b"\x1a\x01")
+    raw[place : place + 2] = b"\x01\x00" if b"MM" in raw[:10] else b"\x00\x01"  # now a width
+    image.save(tmp_path / "odd.jpg", exif=bytes(raw))
+    with Image.open(tmp_path / "odd.jpg") as file, pytest.raises(struct.error):
+        ImageOps.exif_transpose(file)
+    assert load_image(tmp_path / "odd.jpg").size == (6, 10)
 
 
 def test_files_that_cannot_be_read_raise_and_are_named(tmp_path):

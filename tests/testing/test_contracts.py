@@ -338,6 +338,19 @@ class BranchesOnValues(Right):
         return super().run_layer(layer, state, prompts)
 
 
+class ForgetsItsCache(Right):
+    takes_tokens = False
+
+    def embed(self, inputs):
+        state = super().embed(inputs)
+        return TokenState(state.tokens, state.keep, cache=2.0)
+
+    def run_layer(self, layer, state, prompts):
+        scale = 1.0 if state.cache is None else state.cache
+        bare = TokenState(state.tokens * scale, state.keep)
+        return TokenState(super().run_layer(layer, bare, prompts).tokens, state.keep, state.cache)
+
+
 class HasAWeightBesideTheBackbone(Right):
     def __init__(self):
         super().__init__()
@@ -730,7 +743,7 @@ WRONG = [
     (ListsOneLayerForTwo, 21, "layers has 1 modules, layer_widths 2 widths", True),
     (ListsCopiesOfItsLayers, 21, r"layers\[0\] has no weights, or some outside", True),
     (ListsModulesWithoutWeights, 21, r"layers\[0\] has no weights", True),
-    (SaysThatItTakesTokens, 22, "RuntimeError: ", True),
+    (SaysThatItTakesTokens, 22, "RuntimeError: ", False),
     (SaysThatTheyAreInFront, 22, "says that 3 further tokens stand from 0 on, but", True),
     (CallsThemPadding, 22, "or state.keep calls them padding", True),
     (KeepsItsPositionsForLetters, 22, "no further tokens against none, pooled: off", True),
@@ -753,6 +766,7 @@ WRONG = [
     (ReturnsTheTokensAsWell, 23, r"returns \(3, 24, 8\) for rows of \(3, 3, 8\)", True),
     (AnswersAMate, 23, "sees padding|alone against in its batch", True),
     (WritesIntoItsQueries, 23, r"query\(0, ...\) changed what it was given", True),
+    (ForgetsItsCache, 24, "from the tokens that enter layer 1: off by .* Make in `resume`", False),
     (CountsPromptsOfQueries, 23, "rows with zero prompts against none: off by", True),
 ]
 

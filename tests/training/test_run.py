@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,72 @@ def test_the_resume_checkpoint_holds_no_frozen_weights(tiny_config):
     folder = run(tiny_config).folder
     names = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     assert not any("backbone" in name for name in names)
+
+
+def test_few_shots_are_of_the_training_split_alone(tiny_config):
+    result = run(tiny_config, loader={"shots": 20, "batch_size": 4}, trainer={"max_epochs": 1})
+    last = torch.load(result.folder / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 5
+    with pytest.raises(DataError, match=r"loader.shots is 65, but there are 64 training samples"):
+        run(tiny_config, loader={"shots": 65})
+    with pytest.raises(ConfigError, match="shots is 4 and shots_per_class is 2; set one of them"):
+        run(tiny_config, loader={"shots": 4, "shots_per_class": 2})
+
+
+def test_statistics_are_of_the_shots(tiny_config):
+    scales = set()
+    for shots in (8, 32, None):
+        result = run(tiny_config, data={"task": "regression"}, loader={"shots": shots})
+        scales.add(fusionkit.load(result.folder).model.head.target_mean.item())
+    assert len(scales) == 3
+
+
+def test_classes_are_balanced(tiny_config):
+    result = run(tiny_config, loader={"balanced": True})
+    assert 0 <= result.metrics["test/accuracy"] <= 1
+
+
+LONG_TEXTS = """
+main: {name: bert, model: fusionkit/claims-transformer}
+fusion: main_only
+data: {name: table, files: {train: t.csv, val: v.csv}, fields: {text: text}, label: kind}
+loader: {batch_size: 16, workers: 0}
+trainer: {max_epochs: 1, accelerator: cpu, limit_train_batches: 1, progress_bar: false}
+"""
+
+
+def long_texts(folder: Path, most: int) -> None:
+    rows = [f"{'it is even ' * (1 + i * 7 % most)},{i % 2}" for i in range(400)]
+    (folder / "t.csv").write_text("\n".join(["text,kind", *rows]))
+    (folder / "v.csv").write_text("\n".join(["text,kind", *rows[:20]]))
+
+
+@pytest.mark.parametrize(
+    ("most", "loader", "line"),
+    [
+        (9, {}, "train: about 4. % of the batches is padding; loader.bucket_by_length: true would"),
+        (1, {}, None),
+        (
+            9,
+            {"bucket_by_length": True},
+            r"train: 25 batches of 16 to 16 samples; padding is .\.. % of them, in random batches",
+        ),
+        (
+            9,
+            {"tokens_per_batch": 400},
+            r"train: \d\d batches of \d+ to \d\d samples; padding is .\.. %",
+        ),
+    ],
+)
+def test_padding_is_said(tmp_path, monkeypatch, capsys, most, loader, line):
+    monkeypatch.chdir(tmp_path)
+    long_texts(tmp_path, most)
+    run(yaml.safe_load(LONG_TEXTS), loader=loader)
+    printed = capsys.readouterr().out
+    if line is None:
+        assert "padding" not in printed
+    else:
+        assert re.search(line, printed.replace("%", " %").replace("  ", " ")), printed
 
 
 def test_nothing_to_continue_says_so(tiny_config, tmp_path):

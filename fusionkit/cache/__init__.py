@@ -1,0 +1,1 @@
+"""The cache: what frozen encoders see of the data, computed once."""
