@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from fusionkit.data.base import Sample
@@ -38,23 +38,24 @@ class Examiner:
 
     Attributes:
         fields: Modality and readers of each field in use.
-        met: Digests that this process has met: what finds near duplicates is made once of each.
+        met: Field and digest of what this process has met: what finds near duplicates is made
+            once of each.
     """
 
     fields: Mapping[str, tuple[str, Sequence[Reader]]]
-    met: set[bytes] = field(default_factory=set)
+    met: set[tuple[str, bytes]] = field(default_factory=set)
 
     def __call__(self, sample: Sample) -> Row:
         """What is kept of one sample."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries warn of odd files; faults say what matters
             seen = {
-                name: self.look(sample.fields.get(name), modality, readers)
+                name: self.look(name, sample.fields.get(name), modality, readers)
                 for name, (modality, readers) in self.fields.items()
             }
         return Row(sample.id, sample.origin, sample.target, seen)
 
-    def look(self, raw: Any, modality: str, readers: Sequence[Reader]) -> Seen:
+    def look(self, name: str, raw: Any, modality: str, readers: Sequence[Reader]) -> Seen:
         """What is kept of one value."""
         if raw is None:
             return Seen(absent=True, empty=True)
@@ -68,8 +69,8 @@ class Examiner:
             return Seen(shown, empty=empty, faults=faults)
         try:
             digest, facts = value.digest(), value.facts(readers)
-            near = b"" if digest in self.met else value.near()
-            self.met.add(digest)
+            near = b"" if (name, digest) in self.met else value.near()
+            self.met.add((name, digest))
         except Exception:  # noqa: BLE001  # a plug-in's own kind of value, which its encoder can read
             return Seen(shown, empty=empty, digest=digest_value(raw))
         return Seen(shown, empty=empty, digest=digest, near=near, facts=facts)
@@ -100,20 +101,26 @@ class _Examined(TorchDataset[Row]):
 
 
 class _ExaminedStream(IterableDataset[Row]):
-    """A split without an order; it divides itself among workers."""
+    """A split that is read from its beginning to its end, each worker its part."""
 
     def __init__(self, samples: Any, examine: Examiner) -> None:
         self.samples, self.examine = samples, examine
 
     def __iter__(self) -> Iterator[Row]:
-        return map(self.examine, self.samples)
+        worker = get_worker_info()
+        part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        try:
+            for sample in self.samples.read(part, parts, None):
+                yield self.examine(sample)
+        except Exception as error:  # noqa: BLE001  # what follows in this part is not to be had
+            yield Row("", "", None, {}, f"{error} What follows it was not read.")
 
 
 def walk(samples: Any, examine: Examiner, workers: int) -> Iterator[list[Row]]:
     """What is kept of every sample, some at a time, in order.
 
     Args:
-        samples: One split: a sequence of samples, or an iterable of them.
+        samples: One split: a sequence of samples, or a stream of them.
         examine: What looks at them.
         workers: Processes that do.
     """

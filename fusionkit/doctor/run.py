@@ -64,7 +64,7 @@ def examine(
     number = worker_count(experiment.loader) if workers is None else workers
     for split, samples in splits.items():
         study.start(split)
-        total = len(samples) if hasattr(samples, "__len__") else None
+        total = len(samples) if hasattr(samples, "__len__") else None  # nobody knows a stream's
         for rows in walk(samples, examiner, number):
             for row in rows:
                 study.add(split, row)
