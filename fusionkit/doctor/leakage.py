@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from fusionkit.doctor.duplicates import Key, label_of, row_keys
 from fusionkit.doctor.findings import Finding, Grade, Place, percent
@@ -16,6 +17,8 @@ _LATER = ("val", "test")
 # that are asked of many images, say.
 _GAIN = 0.1  # by which looking the label up must beat guessing the most frequent one
 _LEAST = 10  # rows that it takes to say so
+
+_RARE = 3  # rows of training with one value (median): what more rows share is like a category
 
 _MANY = 0.005  # share of a split: fewer rows hardly change its metrics
 
@@ -32,18 +35,25 @@ class Overlap:
         judged: How many of them have a label.
         right: How often the label that training has most often for a row's twins is the row's.
         guessed: How often the most frequent label of these rows is.
+        shared: How many training rows hold what each of them holds.
     """
 
     places: list[Place] = field(default_factory=list)
     judged: int = 0
     right: int = 0
     guessed: int = 0
+    shared: list[int] = field(default_factory=list)
 
     @property
     def telling(self) -> bool:
         """Whether looking the label up beats guessing."""
         gain = self.right - self.guessed
         return self.judged >= _LEAST and gain >= _GAIN * self.judged
+
+    @property
+    def rare(self) -> bool:
+        """Whether few training rows hold what one of them holds."""
+        return bool(self.shared) and median(self.shared) <= _RARE
 
 
 def overlap(
@@ -79,6 +89,7 @@ def overlap(
     for index, key in enumerate(keys):
         if key is None or key not in twins or index in skip:
             continue
+        found.shared.append(labels[key].total())
         detail = f"{how} {train.origins[twins[key]]}"
         if split not in study.unlabelled:
             label = label_of(rows.targets[index])
@@ -160,7 +171,8 @@ def _say(
     telling = any(rows.telling for rows in present.values())
     one_thing = name is None or study.fields[name].modality in _OF_ONE_THING
     many = any(len(rows.places) >= _MANY * len(study.splits[s]) for s, rows in present.items())
-    grade: Grade = "warning" if many and (telling or one_thing) else "note"
+    rare = any(rows.telling and rows.rare for rows in present.values())
+    grade: Grade = "warning" if many and (rare or one_thing) else "note"
     told = ""
     if 0 < judged < _LEAST:
         told = f"; training has the same label for {right} of {judged}"
@@ -175,17 +187,21 @@ def _say(
         grade,
         "near_leak" if near else "leak",
         f"{what}{told}",
-        _advice(name, telling, one_thing),
+        _advice(name, telling, rare, one_thing),
         name,
         tuple(place for rows in present.values() for place in rows.places),
     )
 
 
-def _advice(name: str | None, telling: bool, one_thing: bool) -> str:
+def _advice(name: str | None, telling: bool, rare: bool, one_thing: bool) -> str:
     if name is None:
         return "Metrics flatter on them. Keep each in one split."
-    if telling:
+    if rare:
         return "A model can look the answer up. Keep all rows with one value in one split."
     if one_thing:
         return "Training knows them. Keep all rows with one value in one split."
+    if telling:
+        return (
+            "Many rows share these values, as they share a category: that is what is learned from."
+        )
     return "It does not tell the label, so it need not harm; keep values apart to be sure."
