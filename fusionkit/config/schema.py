@@ -38,7 +38,7 @@ class LoaderConfig:
 
     Args:
         batch_size: Samples per step and device in training.
-        eval_batch_size: The same in validation, test and prediction; null for batch_size.
+        eval_batch_size: The same in validation, test and prediction; null for that of training.
         workers: Processes that read and preprocess; null for one per core, at most 8.
         bucket_by_length: Training batches of texts and sounds of similar length, to pad less.
         tokens_per_batch: Tokens that a batch has at most, padding included, instead of batch_size;
@@ -116,8 +116,8 @@ class TrainerConfig:
         early_stopping: Stop after this many epochs without a better validation metric; null for
             never.
         monitor: Validation metric that picks the best epoch; null for the task's own.
-        checkpoint_every_n_steps: Steps after which a killed run can continue in the middle of an
-            epoch; null for the ends of epochs only.
+        save_every_n_steps: Steps between two points within an epoch from which a killed run can
+            continue; null for the ends of epochs only.
         log_every_n_steps: Steps between two rows of the step log.
         limit_train_batches: Batches (int) or share (float) of each training epoch.
         limit_val_batches: The same for validation.
@@ -136,7 +136,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = False
     early_stopping: int | None = None
     monitor: str | None = None
-    checkpoint_every_n_steps: int | None = None
+    save_every_n_steps: int | None = None
     log_every_n_steps: int = 50
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
@@ -146,7 +146,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_epochs", "accumulate_grad_batches", "log_every_n_steps")
-        _at_least(self, 1, "checkpoint_every_n_steps")
+        _at_least(self, 1, "save_every_n_steps")
         _at_least(self, 0, "gradient_clip_val", "early_stopping")
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
             limit = getattr(self, name)

@@ -18,7 +18,7 @@ from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Task
 from fusionkit.data.lengths import check_lengths, is_quick, lengths_of
 from fusionkit.data.missing import Unreadable, count_missing, is_unreadable, lacking, targets_of
-from fusionkit.data.sampling import Batches
+from fusionkit.data.sampling import Batches, process_place
 from fusionkit.data.values import RoleInput, is_missing, read_value
 from fusionkit.encoders.base import PRESENT, Inputs
 from fusionkit.errors import CheckpointError, ConfigError, DataError, FusionkitError
@@ -168,7 +168,6 @@ class Loader(DataLoader[Any]):
     """
 
     dataset: FusionDataset
-    batch_sampler: Batches
 
     _given = 0  # batches of this epoch that were handed out
     _resumes: Mapping[str, int] | None = None
@@ -176,38 +175,39 @@ class Loader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Make what is random of the next iteration that of an epoch."""
         self.dataset.epoch = epoch
-        self.batch_sampler.epoch = epoch
+        if isinstance(self.batch_sampler, Batches):
+            self.batch_sampler.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
         """Where in which epoch this is, for Lightning's checkpoints."""
-        _, processes = self.batch_sampler.place
+        _, processes = process_place()
         return {"epoch": self.dataset.epoch, "batches": self._given, "processes": processes}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Let the next iteration go on where another stood.
-
-        Raises:
-            CheckpointError: The batches were shared by more or fewer processes.
-        """
-        then, (_, now) = state_dict["processes"], self.batch_sampler.place
-        if then != now:
-            raise CheckpointError(
-                f"This run stopped within an epoch on {then} processes and cannot continue there "
-                f"on {now}. Set trainer.devices to {then}."
-            )
+        """Let the next iteration, if it is of the same epoch, go on where another stood."""
         self.set_epoch(state_dict["epoch"])
         self._resumes = state_dict
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
         # Nothing of this runs before the first batch is asked for: by then the epoch is set.
         state, self._resumes, self._given = self._resumes, None, 0
-        if state is not None and state["epoch"] == self.dataset.epoch:
-            self.batch_sampler.start = self._given = state["batches"]
+        seen = 0
+        if state and state["epoch"] == self.dataset.epoch:
+            seen, then, (_, now) = state["batches"], state["processes"], process_place()
+            if then != now:
+                raise CheckpointError(
+                    f"This run stopped within an epoch on {then} processes and cannot continue "
+                    f"there on {now}. Set trainer.devices to {then}."
+                )
+        if isinstance(self.batch_sampler, Batches):
+            self.batch_sampler.start = self._given = seen
         for batch in super().__iter__():
             if isinstance(batch, FusionkitError):
                 raise batch
-            self._count(batch)
             self._given += 1
+            if self._given <= seen:  # of a stream, which has to be read from its beginning
+                continue
+            self._count(batch)
             yield batch
         if self.dataset.train:
             self.dataset.unreadable.check(least=2)

@@ -8,10 +8,10 @@ folder, which every later run maps. An uncompressed Arrow file is mapped where i
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from fusionkit.errors import DataError
 IN_MEMORY = 1 << 26  # bytes of cells of one data set that are kept in memory rather than mapped
 
 _FORMAT = "1"  # of the files in the cache folder
-
-_log = logging.getLogger("fusionkit")
 
 
 def load(file: str, needed: Needed | None, room: int) -> tuple[pa.Table, str | None]:
@@ -62,10 +60,20 @@ def load(file: str, needed: Needed | None, room: int) -> tuple[pa.Table, str | N
                 if not kept:
                     return pa.table({name: pa.nulls(0) for name in needed or ()}), None
                 return pa.Table.from_batches(kept).combine_chunks(), None
-            _log.info("%s is large: it is copied once to %s", file, place)
-            _write(chain(_drain(kept), rest), place)
+            with _shown(f"{stream.name} is large: copied once to the cache folder"):
+                _write(chain(_drain(kept), rest), place)
         except StartAgain:
             continue
+
+
+def _shown(what: str) -> AbstractContextManager[Any]:
+    """What goes on, in a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console  # late: large tables are rare
+    from rich.markup import escape
+
+    return Console(stderr=True).status(escape(what))
 
 
 def map_arrow(file: str) -> pa.Table:

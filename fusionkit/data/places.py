@@ -59,7 +59,8 @@ def find_files(given: str) -> list[str]:
         DataError: There is no such file; the message names close ones.
     """
     if is_url(given):
-        return _glob_url(given) if _GLOB.search(given.partition("::")[0]) else [_known(given)]
+        # A question mark in an address begins its query.
+        return _glob_url(given) if "*" in given.partition("::")[0] else [_known(given)]
     path = os.path.expanduser(given)
     if os.path.isfile(path):
         return [_known(path)]

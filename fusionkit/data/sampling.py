@@ -114,9 +114,7 @@ class Batches(Sampler[list[int]]):
     @property
     def place(self) -> tuple[int, int]:
         """Number of this process, and how many share the batches."""
-        if self.shared and torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
+        return process_place() if self.shared else (0, 1)
 
     def _drawn(self, rng: np.random.Generator) -> Numbers:
         """The numbers of an epoch, in random order in training."""
@@ -192,6 +190,13 @@ class Batches(Sampler[list[int]]):
             return [batches[place] for place in kept]
         _split(batches, count - len(batches))
         return batches
+
+
+def process_place() -> tuple[int, int]:
+    """Number of this process in a distributed run, and how many there are; else 0 and 1."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def _chunks(numbers: Numbers, size: int) -> list[Numbers]:

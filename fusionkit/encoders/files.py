@@ -116,13 +116,20 @@ def parent(file: str) -> str:
     if not is_url(file):
         return os.path.dirname(file)
     inner, chain, archive = file.partition("::")
-    protocol, _, path = inner.partition("://")
+    protocol, _, path = _without_query(inner).partition("://")
     return f"{protocol}://{path.rpartition('/')[0]}{chain}{archive}"
 
 
 def base_name(file: str) -> str:
     """The last part of a path or URL: ``"products.csv"``."""
-    return re.split(r"[/\\]", file.partition("::")[0].rstrip("/"))[-1]
+    inner = file.partition("::")[0]
+    path = _without_query(inner) if is_url(inner) else inner
+    return re.split(r"[/\\]", path.rstrip("/"))[-1]
+
+
+def _without_query(url: str) -> str:
+    """``https://host/t.csv`` of ``https://host/t.csv?raw=true``."""
+    return re.split(r"[?#]", url)[0] if url.startswith(("http://", "https://")) else url
 
 
 def _describe(error: Exception) -> str:

@@ -30,7 +30,7 @@ _MAY_CHANGE = (
     "trainer.accelerator",
     "trainer.early_stopping",
     "trainer.progress_bar",
-    "trainer.checkpoint_every_n_steps",
+    "trainer.save_every_n_steps",
     "trainer.log_every_n_steps",
     "trainer.limit_train_batches",
     "trainer.limit_val_batches",

@@ -58,6 +58,8 @@ _MUCH = 0.2  # share of padding from which on buckets are worth a line
 def padding_line(loader: Loader) -> str | None:
     """How much of the training batches is padding, or would be less of in buckets."""
     batches, dataset = loader.batch_sampler, loader.dataset
+    if not isinstance(batches, Batches):  # a stream
+        return None
     count, lengths = len(dataset), batches.lengths
     if lengths is not None:
         plan = [batch % count for batch in batches.plan()]

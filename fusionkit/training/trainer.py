@@ -34,7 +34,7 @@ def make_trainer(
     """
     config = experiment.trainer
     callbacks = [
-        SaveLast(folder / RESUME, config.checkpoint_every_n_steps),
+        SaveLast(folder / RESUME, config.save_every_n_steps),
         LearningRateMonitor(),
         SeedSteps(experiment.seed),
         *callbacks,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from fusionkit.cli import main
+from fusionkit.data.read import read_columns
 
 CONFIG = """
 name: things
@@ -72,9 +75,11 @@ def test_fit_validate_test_and_predict(place, capsys):
 
     rows = [{"photo": f"{i}.png", "title": "it is odd", "note": "x"} for i in (5, 4, 3)]
     write_table(place / "new.csv", rows)
-    for suffix in ("csv", "jsonl", "parquet"):
+    (place / "new.csv.gz").write_bytes(gzip.compress((place / "new.csv").read_bytes()))
+    inputs = {"csv": "new.csv", "jsonl": "new.csv.gz", "parquet": "ne*.csv", "arrow": "out.jsonl"}
+    for suffix, given in inputs.items():
         out = place / f"out.{suffix}"
-        words = ["--ckpt_path", run, "--input", str(place / "new.csv"), "--output", str(out)]
+        words = ["--ckpt_path", run, "--input", str(place / given), "--output", str(out)]
         assert main(["predict", *words]) == 0
     table = pq.read_table(place / "out.parquet")
     assert table.column_names[:5] == ["photo", "title", "note", "prediction", "probability"]
@@ -83,6 +88,7 @@ def test_fit_validate_test_and_predict(place, capsys):
         assert sum(probabilities.values()) == pytest.approx(1)
         assert row["prediction"] == max(probabilities, key=probabilities.get)
         assert row["probability"] == max(probabilities.values())
+    assert read_columns(place / "out.arrow").to_pydict() == table.to_pydict()
     written = list(csv.DictReader((place / "out.csv").open()))
     assert [row["photo"] for row in written] == ["5.png", "4.png", "3.png"]
     assert json.loads((place / "out.jsonl").read_text().splitlines()[0])["note"] == "x"
@@ -179,3 +185,15 @@ def test_check_as_json(place, capsys):
     assert report["data"] == {"train": 24, "val": 8, "test": 8}
     assert report["outputs"] == 3
     assert report["trained"] == sum(count["trained"] for count in report["counts"])
+
+
+def test_a_table_whose_columns_the_output_cannot_hold_is_refused_before_the_work(place, capsys):
+    assert fit(place) == 0
+    rows = [{"photo": (place / "3.png").read_bytes(), "title": "it is odd"}]
+    pq.write_table(pa.Table.from_pylist(rows), place / "new.parquet")
+    words = ["predict", "--ckpt_path", str(place / "runs" / "things")]
+    words += ["--input", str(place / "new.parquet"), "--output"]
+    assert main([*words, str(place / "out.csv")]) == 2
+    assert "Column 'photo' holds binary, which .csv cannot hold" in capsys.readouterr().err
+    assert main([*words, str(place / "out.parquet")]) == 0
+    assert pq.read_table(place / "out.parquet").column("photo")[0].as_py() == rows[0]["photo"]

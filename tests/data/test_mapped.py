@@ -191,3 +191,16 @@ def test_files_of_other_columns_or_types_are_no_one_table(tmp_path):
         read_columns(str(tmp_path))
     with pytest.raises(DataError, match=r"columns of different types: .* Save each column with"):
         read_columns(str(tmp_path), {"t": "it"})
+
+
+@pytest.mark.parametrize("make", [pa.ipc.new_file, pa.ipc.new_stream])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
+def test_a_file_to_map_that_ends_too_early(tmp_path, make, share):
+    path = tmp_path / "t.arrow"
+    table = pa.Table.from_pylist(ROWS)
+    with make(path, table.schema) as writer:
+        writer.write_table(table)
+    assert read_columns(path).to_pylist() == ROWS
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(DataError, match=r"t\.arrow cannot be read: .* Repair or replace the file"):
+        read_columns(path)

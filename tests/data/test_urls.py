@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from served import serve
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data import read
@@ -77,6 +78,16 @@ def test_a_table_at_a_url_and_the_images_beside_it(addresses, name, workers):
         expected = [float(row["photo"][7:-4]) for row in ROWS]
         assert shades(table, 0)[:3] == [0, 1, 2]  # what is open here is not shared with workers
         assert sorted(shades(table, workers)) == expected[:40]
+
+
+def test_workers_fetch_over_http_after_this_process_has(tmp_path):
+    """fsspec's HTTP runs in a thread of its own, which forked workers do not have."""
+    (tmp_path / "images").mkdir()
+    for name, content in contents().items():
+        (tmp_path / name).write_bytes(content)
+    with serve(tmp_path) as address:
+        table = Table(f"{address}/t.csv", {"image": "photo"}, "kind", split_shares=(1, 0, 0))
+        assert shades(table, 0) == shades(table, 2) == [float(i) for i in range(40)]
 
 
 def test_a_local_table_with_images_elsewhere(tmp_path, addresses):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-import threading
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from served import serve
 
 from fusionkit.encoders.audio import load_audio
 from fusionkit.encoders.files import (
@@ -35,19 +33,8 @@ from fusionkit.errors import DataError, MissingExtraError
 
 @pytest.fixture
 def server(tmp_path):
-    """The address of a folder that is served over HTTP."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = partial(Quiet, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-        thread.join()
+    with serve(tmp_path) as address:
+        yield address
 
 
 def write(folder, kind):
@@ -173,6 +160,7 @@ def test_paths_are_relative_to_folders_and_urls(folder, path, joined):
         ("a/t.csv", "a", "t.csv"),
         ("t.csv", "", "t.csv"),
         ("s3://b/d/t.csv", "s3://b/d", "t.csv"),
+        ("https://h/d/t.csv", "https://h/d", "t.csv"),
         ("zip://t.csv::a.zip", "zip://::a.zip", "t.csv"),
         ("zip://d/t.csv::s3://b/a.zip", "zip://d::s3://b/a.zip", "t.csv"),
     ],
@@ -180,6 +168,11 @@ def test_paths_are_relative_to_folders_and_urls(folder, path, joined):
 def test_parts_of_an_address(file, folder, name):
     assert (parent(file), base_name(file)) == (folder, name)
     assert join(parent(file), name) == file
+
+
+def test_a_query_is_no_part_of_a_name():
+    address = "https://h/d/t.csv?raw=true&at=a/b"
+    assert (parent(address), base_name(address)) == ("https://h/d", "t.csv")
 
 
 def test_bytes_are_opened_without_a_copy_on_disk():

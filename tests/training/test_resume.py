@@ -75,7 +75,7 @@ def assert_same(one: Path, other: Path) -> None:
     ).read_text().partition("seconds")[0]
 
 
-EVERY_STEP = {"max_epochs": 3, "checkpoint_every_n_steps": 1}
+EVERY_STEP = {"max_epochs": 3, "save_every_n_steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ EVERY_STEP = {"max_epochs": 3, "checkpoint_every_n_steps": 1}
         {"loader": {"workers": 2}},
         {"loader": {"balanced": True}},
         {"trainer": {"accumulate_grad_batches": 2}},
-        {"trainer": {"checkpoint_every_n_steps": 3}, "optimizer": {"schedule": "cosine"}},
+        {"trainer": {"save_every_n_steps": 3}, "optimizer": {"schedule": "cosine"}},
         {
             "missing": {"allow": ["complement"], "dropout": 0.5},
             "complement_transfer": "fine_tune",
@@ -215,7 +215,7 @@ optimizer: {{schedule: cosine}}
 trainer:
   max_epochs: 2
   accelerator: cpu
-  checkpoint_every_n_steps: 2
+  save_every_n_steps: 2
   limit_train_batches: 9
   limit_val_batches: 2
   limit_test_batches: 2

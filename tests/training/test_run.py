@@ -13,6 +13,7 @@ import fusionkit
 from fusionkit.config.validate import experiment_from_mapping
 from fusionkit.errors import CheckpointError, ConfigError, DataError
 from fusionkit.training import checkpoint
+from fusionkit.training.evaluate import evaluate, predict
 from fusionkit.training.run import fit
 from fusionkit.training.task import FusionTask
 
@@ -149,6 +150,26 @@ def test_padding_is_said(tmp_path, monkeypatch, capsys, most, loader, line):
         assert "padding" not in printed
     else:
         assert re.search(line, printed.replace("%", " %").replace("  ", " ")), printed
+
+
+def test_evaluation_by_length_finds_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    long_texts(tmp_path, 9)
+    config = yaml.safe_load(LONG_TEXTS)
+    config["data"]["files"]["test"] = "v.csv"
+    folder = str(run(config).folder)
+    by_length = evaluate(folder, "test", (), [("loader.eval_batch_size", "3")])
+    predict(folder, "v.csv", "by_length.csv")
+    monkeypatch.setattr("fusionkit.data.loading.is_quick", lambda *_: False)
+    in_order = evaluate(folder, "test", (), [("loader.eval_batch_size", "3")])
+    predict(folder, "v.csv", "in_order.csv")
+    assert by_length == pytest.approx(in_order, abs=1e-6)
+    first, second = (
+        list(csv.DictReader((tmp_path / name).open())) for name in ("by_length.csv", "in_order.csv")
+    )
+    assert [row["text"] for row in first] == [row["text"] for row in second]
+    for one, other in zip(first, second, strict=True):
+        assert float(one["p(0)"]) == pytest.approx(float(other["p(0)"]), abs=1e-6)
 
 
 def test_nothing_to_continue_says_so(tiny_config, tmp_path):
