@@ -120,7 +120,7 @@ class FusionTask(L.LightningModule):
         checkpoint["frozen"] = self.frozen
         mean = self.train_loss
         sums = torch.stack([mean.mean_value, mean.weight])
-        checkpoint["train_loss"] = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        checkpoint["train_loss"] = self.all_gather(sums).reshape(-1, 2).tolist()  # by process
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -132,8 +132,9 @@ class FusionTask(L.LightningModule):
         saved = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
         slim.check_names(saved, slim.trained_names(self.model), where)
         slim.check_frozen(checkpoint["frozen"], self.frozen, where)
-        if self.trainer.is_global_zero and "train_loss" in checkpoint:  # the sum of all processes
-            total, weight = checkpoint["train_loss"]
+        by_process = checkpoint.get("train_loss", [])
+        if len(by_process) == self.trainer.world_size:  # else an epoch begins, and with it the sum
+            total, weight = by_process[self.trainer.global_rank]
             self.train_loss.mean_value.fill_(total)
             self.train_loss.weight.fill_(weight)
 
