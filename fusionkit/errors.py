@@ -8,6 +8,7 @@
     ├── EncoderError       an encoder was given inputs or prompts that do not fit it
     ├── WeightsError       pretrained weights were not found or do not fit
     ├── DataError          a table, a row or a file cannot be used
+    │   └── RowsError          so it is with several rows; `errors` says it of each
     └── CheckpointError    a checkpoint is missing, damaged or belongs to something else
 
 Each message says what happened, what was given, and what to do.
@@ -16,7 +17,7 @@ Each message says what happened, what was given, and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FusionkitError(Exception):
@@ -49,6 +50,26 @@ class WeightsError(FusionkitError):
 
 class DataError(FusionkitError):
     """A table, a row or a file cannot be used."""
+
+
+class RowsError(DataError):
+    """Rows of a table cannot be used.
+
+    Args:
+        errors: A message for each of them; that of the first is the error's own.
+    """
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        more = len(errors) - 1
+        rows = "another row" if more == 1 else f"{more:,} other rows"
+        super().__init__(
+            errors[0]
+            + (f" The same goes for {rows}; `fusionkit data doctor` lists them." if more else "")
+        )
+        self.errors = tuple(errors)
+
+    def __reduce__(self) -> tuple[type[RowsError], tuple[tuple[str, ...]]]:
+        return RowsError, (self.errors,)
 
 
 class CheckpointError(FusionkitError):

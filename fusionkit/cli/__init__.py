@@ -46,8 +46,8 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 if all is well, 1 if a contract is broken or a compared system failed, 2 after an error, 130
-    after Ctrl-C.
+    0 if all is well, 1 if a contract is broken, a compared system failed or training on the data
+    would fail, 2 after an error, 130 after Ctrl-C.
 
     Args:
         argv: Arguments after the program's name; None for those of this process.

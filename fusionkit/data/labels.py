@@ -17,7 +17,7 @@ from fusionkit.data.cells import encode, label_name
 from fusionkit.data.read import Source
 from fusionkit.data.splits import Indices
 from fusionkit.data.targets import Read, Targets, starts_of
-from fusionkit.errors import DataError
+from fusionkit.errors import DataError, RowsError
 
 _SHOWN = 20  # classes in a message
 _BLOCK = 1 << 16  # cells that are Python objects at a time
@@ -50,7 +50,8 @@ class Labels:
         """Those of the rows that are kept.
 
         Raises:
-            DataError: A label is missing or malformed.
+            RowsError: Labels are missing or malformed.
+            DataError: The column holds no labels.
         """
         if isinstance(self.column, list):
             read = self._flags(source, rows, self.column)
@@ -66,7 +67,7 @@ class Labels:
         """Class index, sorted class indices or number of each row.
 
         Raises:
-            DataError: A label is not among the classes.
+            RowsError: Labels are not among the classes.
         """
         if classes is None:
             return read.labels
@@ -74,10 +75,16 @@ class Labels:
         number = np.array([index.get(name, -1) for name in read.names], dtype=np.int64)
         values, starts = number[read.labels.values], read.labels.starts
         if (values < 0).any():
-            first = int(np.argmax(values < 0))
-            label = read.names[read.labels.values[first]]
-            at = first if starts is None else int(np.searchsorted(starts, first, "right")) - 1
-            raise DataError(self._unknown(source.origin(int(read.rows[at])), label, classes))
+            wrong = np.flatnonzero(values < 0)
+            at = wrong if starts is None else np.searchsorted(starts, wrong, "right") - 1
+            raise RowsError(
+                [
+                    self._unknown(source.origin(row), read.names[code], classes)
+                    for row, code in zip(
+                        read.rows[at].tolist(), read.labels.values[wrong].tolist(), strict=True
+                    )
+                ]
+            )
         if starts is None:
             return Targets(values)
         row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -159,11 +166,12 @@ class Labels:
                 numbers[start : start + _BLOCK] = [_number(label_name(cell)) for cell in block]
         wrong = ~np.isfinite(numbers[rows])
         if wrong.any():
-            row = int(rows[np.argmax(wrong)])
-            try:
-                read_label(source.cell(column, row), self.task, self.separator)
-            except DataError as error:
-                raise _at(source, row, column, error) from None
+            raise RowsError(
+                [
+                    _at(source, row, column, _no_number(source.cell(column, row)))
+                    for row in rows[wrong].tolist()
+                ]
+            )
         return numbers[rows]
 
     def _encoded(self, source: Source, column: str) -> tuple[NDArray[np.int64], list[Any]]:
@@ -184,10 +192,15 @@ class Labels:
         column: str,
         wrong: dict[Any, DataError],
     ) -> None:
-        """Raise the error of the first row that has one of the wrong codes."""
+        """Raise what is wrong with every row that has one of the wrong codes."""
         if wrong:
-            first = int(np.argmax(np.isin(codes, list(wrong))))
-            raise _at(source, int(rows[first]), column, wrong[codes[first].item()])
+            places = np.flatnonzero(np.isin(codes, list(wrong)))
+            raise RowsError(
+                [
+                    _at(source, row, column, str(wrong[code]))
+                    for row, code in zip(rows[places].tolist(), codes[places].tolist(), strict=True)
+                ]
+            )
 
     def _without_others(self, read: Read) -> Read:
         """Without what is not declared: the row, or in multi_label the label."""
@@ -214,6 +227,7 @@ class Labels:
         )
 
 
+_EMPTY = "is empty; fill it in or remove the row."
 _NULL = "is null; write an empty text or list where no label applies."
 
 
@@ -232,12 +246,12 @@ def read_label(value: Any, task: Task, separator: str) -> str | tuple[str, ...] 
         return tuple(dict.fromkeys(name for name in names if name is not None))
     name = label_name(value)
     if name is None:
-        raise DataError("is empty; fill it in or remove the row.")
+        raise DataError(_EMPTY)
     if task == "single_label":
         return name
     number = _number(name)
     if not math.isfinite(number):
-        raise DataError(f"is {value!r}, not a number; correct it or remove the row.")
+        raise DataError(_no_number(value))
     return number
 
 
@@ -260,8 +274,14 @@ def _number(name: str | None) -> float:
         return math.nan
 
 
-def _at(source: Source, row: int, column: str, error: DataError) -> DataError:
-    return DataError(f"{source.origin(row)}: label column {column!r} {error}")
+def _at(source: Source, row: int, column: str, why: str) -> str:
+    return f"{source.origin(row)}: label column {column!r} {why}"
+
+
+def _no_number(value: Any) -> str:
+    if label_name(value) is None:
+        return _EMPTY
+    return f"is {value!r}, not a number; correct it or remove the row."
 
 
 def _is_list(kind: pa.DataType) -> bool:

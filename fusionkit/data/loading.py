@@ -261,7 +261,7 @@ def make_loader(
     if train and not len(samples):
         raise DataError("The training split is empty. Check the data set's files and splits.")
     dataset = FusionDataset(samples, roles, train, seed)
-    workers = count_workers(config)
+    workers = worker_count(config)
     return Loader(
         dataset,
         batch_sampler=_batches(dataset, task, config, shared),
@@ -319,7 +319,7 @@ def _seed_everything(key: str) -> None:
     np.random.seed(random.getrandbits(32))  # libraries still draw from it
 
 
-def count_workers(config: LoaderConfig) -> int:
+def worker_count(config: LoaderConfig) -> int:
     """How many processes read and preprocess."""
     return min(8, _cores()) if config.workers is None else config.workers
 

@@ -17,7 +17,7 @@ from fusionkit.data.loading import (
     FusionDataset,
     Loader,
     Row,
-    count_workers,
+    worker_count,
 )
 from fusionkit.data.sampling import process_place
 from fusionkit.data.values import RoleInput
@@ -178,7 +178,7 @@ def make_stream_loader(
 ) -> StreamLoader:
     """As :func:`~fusionkit.data.loading.make_loader`, which calls it for streams."""
     size = config.batch_size if train else config.eval_batch_size or config.batch_size
-    workers = count_workers(config)
+    workers = worker_count(config)
     return StreamLoader(
         StreamDataset(stream, roles, size, train, seed),
         batch_size=None,  # the data set makes the batches

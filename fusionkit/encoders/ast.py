@@ -170,14 +170,19 @@ class SpectrogramPreprocessor:
         Raises:
             DataError: See :func:`fusionkit.encoders.audio.load_audio`.
         """
-        longest = (self.frames - 1) * _HOP + _WINDOW
-        samples = load_audio(raw, RATE, longest / RATE)[:longest]
+        longest = round(self.max_seconds * RATE)
+        samples = load_audio(raw, RATE, self.max_seconds)[:longest]
         samples = np.pad(samples, (0, max(0, _WINDOW - len(samples))))
         mel = spectrogram(samples, self.window, mel_filters=self.filters, **_SPECTRUM).T
         return {
             "spectrogram": torch.from_numpy(self._scale(mel.astype(np.float32))),
             "silence": torch.tensor(self._scale(0.0), dtype=torch.float32),
         }
+
+    @property
+    def max_seconds(self) -> float:
+        """What comes later is cut off."""
+        return ((self.frames - 1) * _HOP + _WINDOW) / RATE
 
     def _scale(self, values: Any) -> Any:
         return (values - self.mean) / (2 * self.std)

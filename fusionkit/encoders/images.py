@@ -59,6 +59,7 @@ class ImagePreprocessor:
         if len(mean) != channels:
             mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
         self.mode = "RGB" if channels == 3 else "L"
+        self.size, self.crop_pct, self.crop_mode = size, crop_pct, crop_mode
         own = create_transform(
             (channels, *size),
             interpolation=interpolation,
@@ -103,6 +104,13 @@ class ImagePreprocessor:
             DataError: The file is missing, truncated or no image, or the array is not one.
         """
         return {"pixels": self.transform(to_eight_bits(load_image(raw), self.mode))}
+
+    def kept(self, width: int, height: int) -> float:
+        """Share of an image's area that the crop of evaluation leaves, 0..1."""
+        if self.crop_mode != "center":  # resized to one size, or with a border
+            return self.crop_pct**2 if self.crop_mode == "squash" else 1.0
+        scale = max(self.size[0] / height, self.size[1] / width) / self.crop_pct
+        return self.size[0] / (height * scale) * self.size[1] / (width * scale)
 
     def collate(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Rows to ``{"pixels": (B, C, H, W)}``."""

@@ -141,12 +141,22 @@ class TextPreprocessor:
         return {"input_ids": torch.tensor(self._encode(raw), dtype=torch.long)}
 
     def length(self, raw: Any) -> int:
-        """Tokens of one text.
+        """Tokens of one text, cut.
 
         Raises:
             EncoderError: Not a text.
         """
         return len(self._encode(raw))
+
+    def count_tokens(self, raw: str | None) -> int:
+        """How many tokens a text has before it is cut, special ones included."""
+        text = raw or ""
+        if not self.tokenizer.is_fast:
+            return len(self.tokenizer.encode(text, add_special_tokens=self.special_tokens))
+        backend = self.tokenizer.backend_tokenizer
+        encoding = backend.encode(text, add_special_tokens=self.special_tokens)
+        extra = backend.num_special_tokens_to_add(False) if self.special_tokens else 0
+        return len(encoding.ids) + sum(len(rest.ids) - extra for rest in encoding.overflowing)
 
     def _encode(self, raw: Any) -> list[int]:
         if not isinstance(raw, str | None):

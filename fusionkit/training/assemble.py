@@ -16,6 +16,7 @@ from fusionkit.data.missing import blank_of, count_missing
 from fusionkit.data.subsets import few_shots
 from fusionkit.data.values import RoleInput, Stored
 from fusionkit.encoders.base import MainEncoder
+from fusionkit.errors import DataError
 from fusionkit.fusion.base import Fusion, role_names
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
@@ -81,13 +82,23 @@ def dry_build(experiment: Experiment) -> tuple[FusionModel, Dataset, dict[str, s
     """
     dataset: Dataset = experiment.data.build()
     fields = field_by_role(experiment, dataset)
-    outputs = dataset.outputs
     settled = with_augmentation(experiment, dataset)
+    model = meta_model(settled, dataset.outputs, dataset.task == "regression")
+    return model, dataset, fields
+
+
+def meta_model(experiment: Experiment, outputs: int, regression: bool = False) -> FusionModel:
+    """As :func:`build_model`, on the meta device: without weights.
+
+    Raises:
+        FusionkitError: The model cannot be built, or learning rates are set for groups that it
+            does not have.
+    """
     with torch.device("meta"):
-        model = build_model(settled, outputs, dataset.task == "regression")
+        model = build_model(experiment, outputs, regression)
     learning_rates(model, experiment.optimizer)  # raises for groups that the model does not have
     make_plans(experiment, model)  # raises for what cannot be kept
-    return model, dataset, fields
+    return model
 
 
 def read_splits(
@@ -114,6 +125,22 @@ def read_splits(
             counted["train"], dataset.task, experiment.seed, total, per_class
         )
     return {**splits, **counted}
+
+
+def check_trainable(dataset: Dataset, train: Samples) -> None:
+    """Check that there is something to train on and something to tell apart.
+
+    Raises:
+        DataError: There is not.
+    """
+    if not train:
+        raise DataError(
+            "The training split is empty; check the data node's files and split column."
+        )
+    if dataset.task == "single_label" and dataset.outputs < 2:
+        raise DataError(
+            f"There is one class only, {list(dataset.classes or ())}; give two or more."
+        )
 
 
 def check_presence(

@@ -156,6 +156,19 @@ class ProgressBar(RichProgressBar):
         return {shown[name] or "": value for name, value in metrics.items() if name in shown}
 
 
+class StopWithoutValues(L.Callback):
+    """Stops after an epoch in which nothing of a field could be read.
+
+    Lightning asks for as many batches as there are, so what a loader does after its last one is
+    not reached.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Raises DataError where :meth:`fusionkit.data.missing.Unreadable.check` does."""
+        if trainer.is_last_batch:
+            trainer.train_dataloader.dataset.unreadable.check(least=2)
+
+
 _NOT_HERE = (
     ".*IterableDataset. has .__len__. defined.*",  # StreamLoader ends its epochs itself
     ".*custom batch sampler.*for prediction.*",  # it leaves nothing out

@@ -28,13 +28,14 @@ from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
     build_model,
     check_presence,
+    check_trainable,
     dry_build,
     field_by_role,
     read_splits,
     role_inputs,
 )
 from fusionkit.training.augmentation import augmentation_text, with_augmentation
-from fusionkit.training.callbacks import SaveBest, quiet
+from fusionkit.training.callbacks import SaveBest, StopWithoutValues, quiet
 from fusionkit.training.folders import (
     CONFIG,
     METRICS,
@@ -185,7 +186,7 @@ def _run(
         monitor,
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
-    trainer = make_trainer(experiment, folder, monitor, [best])
+    trainer = make_trainer(experiment, folder, monitor, [best, StopWithoutValues()])
     train = splits["train"]
     if trainer.world_size > 1 and isinstance(train, Stream) and train.length is None:
         raise ConfigError(
@@ -264,14 +265,7 @@ def read_data(experiment: Experiment, data: ReadData) -> tuple[Dataset, dict[str
 
 def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Samples]:
     splits = read_splits(experiment, dataset, ("train", "val", "test"))
-    if not splits["train"]:
-        raise DataError(
-            "The training split is empty; check the data node's files and split column."
-        )
-    if dataset.task == "single_label" and dataset.outputs < 2:
-        raise DataError(
-            f"There is one class only, {list(dataset.classes or ())}; give two or more."
-        )
+    check_trainable(dataset, splits["train"])
     return splits
 
 

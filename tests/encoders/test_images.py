@@ -175,3 +175,22 @@ def test_arrays_of_other_types():
     for array in (np.ones((8, 8), bool), np.ones((8, 8, 1), np.float32), torch.ones(8, 8, 3)):
         assert plain()(array)["pixels"].min() == 1
     assert plain()(np.zeros((8, 8, 4), np.uint8))["pixels"].min() == 1  # transparent: white
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(64, 64), (200, 50), (30, 90)])
+def test_what_the_crop_leaves_is_what_moves_the_result(mode, size):
+    width, height = size
+    made = ImagePreprocessor((32, 32), (0.5,) * 3, (0.5,) * 3, crop_pct=0.8, crop_mode=mode)
+    columns = Image.fromarray(np.tile(np.linspace(0, 255, width, dtype=np.uint8), (height, 1)))
+    rows = Image.fromarray(
+        np.tile(np.linspace(0, 255, height, dtype=np.uint8)[:, None], (1, width))
+    )
+    if mode == "border":
+        assert made.kept(width, height) == 1
+        return
+    seen = 1.0
+    for image in (columns, rows):  # grey levels tell where the borders of the crop are
+        pixels = (made(image)["pixels"][0] + 1) / 2
+        seen *= float(pixels.max() - pixels.min())
+    assert made.kept(width, height) == pytest.approx(seen, abs=0.06)

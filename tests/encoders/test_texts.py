@@ -149,3 +149,16 @@ print(len(list(loader)))
 
 def test_ids_are_long(folder):
     assert make_preprocessor(folder, None, 10)("a")["input_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_tokens_are_counted_before_texts_are_cut(folder, special):
+    short, long = (
+        make_preprocessor(folder, length, 100, special_tokens=special) for length in (4, 500)
+    )
+    for text in ("", "red", "a red shirt " * 9):
+        assert short.count_tokens(text) == len(long(text)["input_ids"])
+
+
+def test_tokenizers_in_python_count_too():
+    assert TextPreprocessor(ByT5Tokenizer(), 4).count_tokens("shirt") == 6  # bytes and the end

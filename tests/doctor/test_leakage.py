@@ -1,0 +1,87 @@
+"""What splits have in common, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusionkit.doctor import leakage
+from fusionkit.doctor.study import FieldStudy, Row, Seen, Study
+
+
+def study(train, test, modality="text", task="single_label"):
+    """Rows of (value, label)."""
+    made = Study(task, ["a", "b"], {"x": FieldStudy(modality, [])})
+    for split, rows in (("train", train), ("test", test)):
+        made.start(split)
+        for i, (value, label) in enumerate(rows):
+            digest = value.encode()
+            made.add(split, Row(str(i), f"{split} {i}", label, {"x": Seen(digest=digest)}))
+    return made
+
+
+def said(*arguments, **more):
+    return list(leakage.findings(study(*arguments, **more)))
+
+
+UNIQUE = [(f"v{i}", i % 2) for i in range(40)]
+
+
+def test_nothing_in_common():
+    assert said(UNIQUE, [(f"w{i}", 0) for i in range(20)]) == []
+
+
+def test_values_that_give_the_label_away():
+    (found,) = said(UNIQUE, UNIQUE[:20])
+    assert found.grade == "warning"
+    assert found.title == (
+        "Field 'x': 20 of 20 test rows hold what a row of training holds; training has the right "
+        "label for 100 % of them, guessing the most frequent one is right for 50.0 %"
+    )
+    assert found.places[3].detail == "as train 3, same label"
+    assert found.advice.startswith("A model can look the answer up.")
+
+
+@pytest.mark.parametrize(
+    ("modality", "grade", "advice"),
+    [("text", "note", "It does not tell the label"), ("image", "warning", "Training knows them.")],
+)
+def test_values_that_do_not_tell_the_label(modality, grade, advice):
+    test = [(f"v{i}", i // 2 % 2) for i in range(20)]
+    (found,) = said(UNIQUE, test, modality=modality)
+    assert "right label for 50.0 % of them" in found.title
+    assert (found.grade, found.advice.startswith(advice)) == (grade, True)
+
+
+def test_a_value_that_many_rows_share_is_what_is_learned_from():
+    common = [(f"v{i % 4}", i % 2) for i in range(40)]
+    (found,) = said(common, common[:20])
+    assert "right label for 100 % of them" in found.title
+    assert (found.grade, found.advice.startswith("Many rows share")) == ("note", True)
+
+
+def test_a_few_rows_of_many_are_a_note():
+    test = [("v1", 1), *((f"w{i}", 0) for i in range(400))]
+    (found,) = said(UNIQUE, test, modality="image")
+    assert found.grade == "note"
+    assert found.title.endswith("training has the same label for 1 of 1")
+
+
+def test_the_label_that_training_has_most_often_counts():
+    train = [("v", 1), ("v", 0), ("v", 0)]
+    (found,) = said(train, [("v", 0)] * 3 + [("v", 1)], modality="image")
+    assert found.title.endswith("training has the same label for 3 of 4")
+
+
+def test_numbers_are_the_same_or_not():
+    train = [(f"v{i}", float(i)) for i in range(20)]
+    test = [(f"v{i}", float(i + i % 2)) for i in range(20)]
+    (found,) = said(train, test, modality="image", task="regression")
+    assert found.title.endswith("training has the same label for 50.0 % of them")
+
+
+def test_nearly_equal_values_are_named_once():
+    made = study([("one", 0)], [("one", 0), ("won", 0)], modality="image")
+    made.fields["x"].groups = {b"one": 1, b"won": 1}
+    exact, near = leakage.findings(made)
+    assert (exact.code, [place.index for place in exact.places]) == ("leak", [0])
+    assert (near.code, [place.index for place in near.places]) == ("near_leak", [1])
