@@ -77,9 +77,12 @@ def component_of(experiment: Experiment, role: str) -> tuple[Component, str]:
 
 def augmented(role: str, encoder: ComplementEncoder) -> ConfigError:
     """The error of an encoder that is shown something else in every epoch."""
+    how = getattr(encoder, "augment", None)
+    how = f" ({how})" if isinstance(how, str) else ""
     return ConfigError(
-        f"cache: {role} ({type(encoder).__name__}) is augmented in training, so it sees something "
-        f"else in every epoch. Set {role}.augment: none, or leave {role} out of cache.roles."
+        f"cache: {role} ({type(encoder).__name__}) is augmented in training{how}, so it sees "
+        f"something else in every epoch. Set {role}.augment: none, or leave {role} out of "
+        f"cache.roles."
     )
 
 

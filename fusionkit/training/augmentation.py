@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Component, Experiment
 from fusionkit.data.base import Dataset
 from fusionkit.fusion.base import role_names
@@ -23,10 +20,12 @@ def augmentation_of(experiment: Experiment, dataset: Dataset, role: str) -> Any:
 
     Returns:
         ``none``, ``crop``, ``randaugment`` or a list of transforms: what the config states, else
-        what the data set recommends; ``none`` where the encoder takes no such argument, and where
-        nothing is stated and the config's ``cache`` keeps what the encoder sees.
+        what the data set recommends; ``none`` where the encoder takes no such argument.
     """
-    return _decided(experiment, dataset, role, _kept(experiment))
+    stated = _stated(_encoders(experiment)[role])
+    if _KEY not in stated:
+        return "none"
+    return dataset.augment if stated[_KEY] is None else stated[_KEY]
 
 
 def with_augmentation(experiment: Experiment, dataset: Dataset) -> Experiment:
@@ -34,9 +33,8 @@ def with_augmentation(experiment: Experiment, dataset: Dataset) -> Experiment:
 
     What is saved stays as it was written: over other data, another augmentation may be right.
     """
-    kept = _kept(experiment)
     encoders = {
-        role: _settled(component, _decided(experiment, dataset, role, kept))
+        role: _settled(component, augmentation_of(experiment, dataset, role))
         for role, component in _encoders(experiment).items()
     }
     main, *complements = encoders.values()
@@ -53,38 +51,15 @@ def with_augmentation(experiment: Experiment, dataset: Dataset) -> Experiment:
 def augmentation_text(experiment: Experiment, dataset: Dataset) -> str:
     """``main randaugment (what the data recommends), complement none``; empty without images."""
     said = []
-    kept = _kept(experiment)
     for role, component in _encoders(experiment).items():
         stated = _stated(component)
         if _KEY in stated:
-            found = _decided(experiment, dataset, role, kept)
+            found = augmentation_of(experiment, dataset, role)
             if isinstance(found, list):
                 found = ", ".join(i if isinstance(i, str) else i["name"] for i in found)
-            why = ""
-            if stated[_KEY] is None:
-                why = " (kept in the cache)" if role in kept else " (as the data set recommends)"
+            why = " (as the data set recommends)" if stated[_KEY] is None else ""
             said.append(f"{role} {found}{why}")
     return "; ".join(said)
-
-
-def _decided(experiment: Experiment, dataset: Dataset, role: str, kept: Collection[str]) -> Any:
-    stated = _stated(_encoders(experiment)[role])
-    if _KEY not in stated:
-        return "none"
-    if stated[_KEY] is not None:
-        return stated[_KEY]
-    return "none" if role in kept else dataset.augment
-
-
-def _kept(experiment: Experiment) -> Collection[str]:
-    """Roles whose encoder's work the cache keeps, if they are not augmented."""
-    if not experiment.cache.roles:
-        return ()
-    from fusionkit.training.assemble import build_model  # builds on this module
-
-    with torch.device("meta"):  # where nothing is stated, nothing is done
-        model = build_model(experiment, outputs=2)
-    return [plan.role for plan in make_plans(experiment, model)[0]]
 
 
 def _encoders(experiment: Experiment) -> dict[str, Component]:

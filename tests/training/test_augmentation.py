@@ -16,6 +16,7 @@ from fusionkit.data.base import Dataset
 from fusionkit.data.digit_claims import DigitClaims
 from fusionkit.data.snli_ve import SnliVe
 from fusionkit.data.table import Table
+from fusionkit.errors import ConfigError
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.augmentation import augmentation_of, augmentation_text, with_augmentation
 from fusionkit.training.run import prepare
@@ -69,22 +70,14 @@ def test_the_encoder_that_a_video_encoder_holds_is_augmented(inner):
     assert settled["name"] == "timm_cnn"
 
 
-@pytest.mark.parametrize(
-    ("cache", "fusion", "kept"),
-    [
-        (True, "conditional_prompt", {"complement"}),
-        ("auto", "late_concat", {"main", "complement"}),
-        ({"roles": ["complement"]}, "late_concat", {"complement"}),
-        (False, "late_concat", set()),
-    ],
-)
-def test_null_is_none_for_what_the_cache_keeps(cache, fusion, kept):
-    made = experiment(cache=cache, fusion=fusion)
-    found = {role: augmentation_of(made, Careful(2), role) for role in ("main", "complement")}
-    assert found == {role: "none" if role in kept else "crop" for role in found}
-    assert augmentation_text(made, Careful(2)).count("(kept in the cache)") == len(kept)
-    stated = experiment(complement={**CNN, "augment": "randaugment"}, cache="auto", fusion=fusion)
-    assert augmentation_of(stated, Careful(2), "complement") == "randaugment"
+def test_what_the_data_set_recommends_does_not_go_with_a_cache(monkeypatch):
+    monkeypatch.setattr(DigitClaims, "augment", "crop")
+    message = r"cache: complement \(TimmCNN\) is augmented in training \(crop\).* Set complement.au"
+    with pytest.raises(ConfigError, match=message):
+        dry_build(experiment(cache=True))
+    model = dry_build(experiment(cache="auto"))[0]
+    assert model.fusion.complements["complement"].encoder.augment == "crop"
+    dry_build(experiment(cache=True, complement={**CNN, "augment": "none"}))
 
 
 def test_encoders_without_images_are_left_alone():
