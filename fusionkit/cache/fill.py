@@ -6,23 +6,26 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, overload
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fusionkit.cache.compute import Computer
 from fusionkit.cache.digest import SIZE, FileDigests, digest_value, pickled
 from fusionkit.cache.key import describe, key_of
 from fusionkit.cache.plan import Plan, augmented, component_of, make_plans
 from fusionkit.cache.store import (
+    DIGEST,
+    Digests,
     FeatureStore,
     StoredRow,
     StoredRows,
@@ -32,26 +35,16 @@ from fusionkit.cache.store import (
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample, Samples, Stream
 from fusionkit.data.folders import cache_folder, write_whole
-from fusionkit.data.loading import make_loader
-from fusionkit.data.missing import is_empty
-from fusionkit.data.values import RoleInput
-from fusionkit.encoders.base import (
-    ENTERING,
-    KEEP,
-    PRESENT,
-    Features,
-    Inputs,
-    MainEncoder,
-    TokenState,
-)
-from fusionkit.errors import DataError, EncoderError
+from fusionkit.data.values import RoleInput, is_missing
+from fusionkit.errors import DataError
 from fusionkit.fusion.model import FusionModel
 
 ABOUT = "about.json"  # beside the rows of a store: what they are of
+NONE = b""  # the digest of a field that is missing
+_STEP = 200  # samples between two steps of a bar
 _PATIENCE = 2.0  # seconds before it is said that another process is waited for
 
 StoredSplits = Mapping[str, Mapping[str, StoredRows]]  # by role, then by split
-Digests = list[bytes | None]  # of a split's samples; None where a field is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +67,11 @@ class Filled:
     bytes: int
     seconds: float | None
 
+    @property
+    def lacking(self) -> int:
+        """Values that were not there."""
+        return self.values - self.found
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
@@ -85,11 +83,6 @@ class Filled:
             "seconds": self.seconds,
             "folder": str(self.folder),
         }
-
-    @property
-    def lacking(self) -> int:
-        """Values that were not there."""
-        return self.values - self.found
 
 
 def fill(
@@ -137,18 +130,27 @@ def fill(
     return stored, done
 
 
-class _Batch(NamedTuple):
-    """What was computed of some samples.
+class _Chosen(Sequence[Sample]):
+    """Some samples of several splits, made on access."""
 
-    Attributes:
-        indices: Their numbers.
-        rows: What is kept of each.
-        padded: Whether samples differ in their number of tokens.
-    """
+    def __init__(self, splits: Mapping[str, Sequence[Sample]], places: NDArray[np.int64]) -> None:
+        self._splits, self._places = list(splits.values()), places
+        self._ends = np.cumsum([len(samples) for samples in self._splits])
 
-    indices: list[int]
-    rows: list[StoredRow]
-    padded: bool
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = int(self._places[index])
+        number = int(np.searchsorted(self._ends, place, side="right"))
+        samples = self._splits[number]
+        return samples[place - int(self._ends[number]) + len(samples)]
 
 
 class _Filler:
@@ -163,15 +165,30 @@ class _Filler:
         field: str,
         out: Console | None,
     ) -> None:
-        self._experiment, self._dataset, self._plan = experiment, dataset, plan
-        self._transfer: Any = model.fusion.encoders[plan.role]
-        encoder: Any = self._transfer.encoder
-        self._encoder = encoder
-        self._may_lack = plan.role in model.fusion.stand_ins
-        self._preprocessor = encoder.preprocessor(False)
-        if pickled(self._preprocessor) != pickled(encoder.preprocessor(True)):
+        self._experiment, self._plan, self._out = experiment, plan, out
+        transfer: Any = model.fusion.encoders[plan.role]
+        encoder = transfer.encoder
+        self._modality: str = encoder.modality
+        preprocessor = encoder.preprocessor(False)
+        if pickled(preprocessor) != pickled(encoder.preprocessor(True)):
             raise augmented(plan.role, encoder)
-        self._field, self._out = field, out
+        may_lack = plan.role in model.fusion.stand_ins
+        self._role = RoleInput(
+            plan.role,
+            field,
+            preprocessor,
+            may_lack,
+            unreadable=may_lack and experiment.missing.unreadable,
+        )
+        self._computer = Computer(
+            plan,
+            transfer,
+            self._role,
+            dataset,
+            experiment.loader,
+            experiment.trainer.accelerator,
+            self._say,
+        )
         config = experiment.cache
         component, _ = component_of(experiment, plan.role)
         self._about = describe(component, encoder, plan, config)
@@ -182,58 +199,53 @@ class _Filler:
     def digests(self, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Digests]:
         """What each sample has in its field."""
         files = FileDigests(self._root / "files.sqlite")
-        total = sum(map(len, splits.values()))
-        with self._progress("looking up", total) as advance:
-            found = {
-                name: [self._digest(samples[i], files, advance) for i in range(len(samples))]
-                for name, samples in splits.items()
-            }
+        with self._progress("looking up", sum(map(len, splits.values()))) as advance:
+            found = {}
+            for name, samples in splits.items():
+                found[name] = np.empty(len(samples), dtype=DIGEST)
+                for index in range(len(samples)):
+                    found[name][index] = self._digest(samples[index], files)
+                    if index % _STEP == 0:  # the bar takes longer than a sample
+                        advance(_STEP)
         files.keep()
         return found
 
-    def _digest(self, sample: Sample, files: FileDigests, advance: Any) -> bytes | None:
-        advance(1)
-        value = sample.fields.get(self._field)
-        if is_empty(value) if self._may_lack else value is None:
-            return None
+    def _digest(self, sample: Sample, files: FileDigests) -> bytes:
+        value = sample.fields.get(self._role.field)
+        if is_missing(sample, self._role):
+            return NONE
         try:
-            return digest_value(value, self._encoder.modality, files)
-        except (
-            OSError,
-            DataError,
-        ):  # nothing has this digest: reading the value says what is wrong
-            return os.urandom(16)
+            return digest_value(value, self._modality, files)
+        except (OSError, DataError):
+            return os.urandom(SIZE)  # nothing has it: reading the value then says what is wrong
 
     def fill(
         self, splits: Mapping[str, Sequence[Sample]], digests: Mapping[str, Digests], dry_run: bool
     ) -> Filled:
         """Compute what is not there."""
-        first: dict[bytes, Sample] = {}
-        for name, samples in splits.items():
-            for index, digest in enumerate(digests[name]):
-                if digest is not None and digest not in first:
-                    first[digest] = samples[index]
+        every, first = np.unique(np.concatenate([*digests.values()]), return_index=True)
+        order = np.argsort(first)  # that of the samples
+        order = order[every[order] != NONE]
+        every, first = every[order], first[order]
         store = FeatureStore(self._folder)
-        lacking = _lacking(store, first)
-        size, seconds = store.size, None
+        absent = store.find(every) < 0
+        lacking, size, seconds = int(absent.sum()), store.size, None
         if lacking and dry_run:
-            with closing(self._batches(lacking)) as batches:
+            with closing(self._computer.batches(_Chosen(splits, first[absent]))) as batches:
                 rows = next(batches).rows
-            size = _bytes_each(rows, self._experiment.cache.dtype) * len(lacking)
+            size = _bytes_each(rows, self._experiment.cache.dtype) * lacking
         elif lacking:
             started = time.monotonic()
             with self._alone():
-                again = _lacking(FeatureStore(self._folder), first)
-                if again:
-                    self._compute(again)
+                absent = FeatureStore(self._folder).find(every) < 0
+                if absent.any():
+                    self._compute(_Chosen(splits, first[absent]), every[absent])
             size, seconds = FeatureStore(self._folder).size, time.monotonic() - started
-        filled = Filled(
-            self._plan, self._folder, len(first), len(first) - len(lacking), size, seconds
-        )
+        filled = Filled(self._plan, self._folder, len(every), len(every) - lacking, size, seconds)
         if not dry_run:
             self._say(
                 f"{filled.found:,} of {filled.values:,} values found"
-                + (f", {filled.lacking:,} computed in {seconds:.0f} s" if seconds else "")
+                + ("" if seconds is None else f", {lacking:,} computed in {seconds:.0f} s")
                 + f"; {decimal(size)} in {self._folder}"
             )
         return filled
@@ -248,19 +260,18 @@ class _Filler:
             for name, of_split in digests.items()
         }
 
-    def _compute(self, samples: Mapping[bytes, Sample]) -> None:
+    def _compute(self, samples: Sequence[Sample], digests: Digests) -> None:
         remove_unfinished(self._folder)
         writer = StoreWriter(self._folder, self._experiment.cache.dtype)
-        keys = list(samples)
         with self._progress("computing", len(samples)) as advance, writer:
-            for batch in self._batches(samples):
+            for batch in self._computer.batches(samples):
                 if not (self._folder / ABOUT).exists():
                     about = {**self._about, "padded": batch.padded}
                     write_whole(self._folder / ABOUT, json.dumps(about, indent=2) + "\n")
                 if not writer.written and not writer.waiting:
                     self._announce(batch.rows, len(samples))
                 for index, row in zip(batch.indices, batch.rows, strict=True):
-                    writer.add(keys[index], row)
+                    writer.add(digests[index], row)
                 advance(len(batch.rows))
 
     def _announce(self, rows: Sequence[StoredRow], count: int) -> None:
@@ -279,58 +290,6 @@ class _Filler:
                 f"cache.dtype: float16 for half of it, or leave {self._plan.role} out of "
                 f"cache.roles."
             )
-
-    def _batches(self, samples: Mapping[bytes, Sample]) -> Generator[_Batch]:
-        role, missing = self._plan.role, self._experiment.missing
-        lenient = missing.unreadable and self._may_lack
-        loader = make_loader(
-            list(samples.values()),
-            [RoleInput(role, self._field, self._preprocessor, lenient, None, lenient)],
-            self._dataset.task,
-            self._dataset.outputs,
-            self._experiment.loader,
-            train=False,
-            seed=0,
-        )
-        device = _device(self._experiment.trainer.accelerator)
-        self._transfer.to(device)
-        try:
-            for number, batch in enumerate(loader):
-                inputs = {name: value.to(device) for name, value in batch["inputs"][role].items()}
-                present, index = inputs.pop(PRESENT, None), batch["index"]
-                if present is not None:  # what could not be read is left out
-                    index = index[present.cpu()]
-                if inputs:
-                    yield _Batch(index.tolist(), *self._see(inputs, check=number == 0))
-        finally:
-            self._transfer.to("cpu")
-        for line in loader.dataset.unreadable.describe("cache"):
-            self._say(line)
-
-    @torch.inference_mode()
-    def _see(self, inputs: Inputs, check: bool) -> tuple[list[StoredRow], bool]:
-        """What is kept of each sample of a batch, and whether samples differ in length."""
-        layer = self._plan.layer
-        if layer is None:
-            features: Features = self._transfer.encode(inputs)
-            arrays, keep = {"pooled": features.pooled}, features.keep
-            if self._plan.tokens and features.tokens is not None:
-                arrays["tokens"] = features.tokens
-        else:
-            state = entering(self._encoder, inputs, layer)
-            arrays, keep = {"entering": state.tokens}, state.keep
-            if check:
-                check_resumes(self._encoder, inputs, layer, state)
-        whole = {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
-        real = None if keep is None else keep.cpu().numpy()
-        rows: list[StoredRow] = [
-            {
-                name: array[i] if name == "pooled" or real is None else array[i][real[i]]
-                for name, array in whole.items()
-            }
-            for i in range(len(whole[next(iter(whole))]))
-        ]
-        return rows, keep is not None
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -365,52 +324,6 @@ class _Filler:
             self._out.print(line, soft_wrap=True, highlight=False)
 
 
-def entering(encoder: MainEncoder, inputs: Inputs, layer: int) -> TokenState:
-    """The state that enters ``layer`` without prompts."""
-    state = encoder.embed(inputs)
-    for below in range(layer):
-        state = encoder.run_layer(below, state, None)
-    return state
-
-
-def check_resumes(encoder: MainEncoder, inputs: Inputs, layer: int, state: TokenState) -> None:
-    """Compare what comes of stored tokens with what comes of the inputs.
-
-    Args:
-        encoder: The main encoder.
-        inputs: A batch.
-        layer: Whose input is stored.
-        state: What enters it.
-
-    Raises:
-        EncoderError: They differ.
-    """
-    stored = {f"{ENTERING}{layer}": state.tokens}
-    if state.keep is not None:
-        stored[KEEP] = state.keep
-    online, resumed = encoder.encode(inputs).pooled, encoder.encode(stored).pooled
-    if not torch.allclose(online, resumed, rtol=1e-3, atol=1e-4):
-        raise EncoderError(
-            f"{type(encoder).__name__} gives something else when its layers run on from stored "
-            f"tokens. Its `resume` has to make what `embed` puts into TokenState.cache (check 24 "
-            f"of `fusionkit contract`); until then leave main out of cache.roles."
-        )
-
-
-def _lacking(store: FeatureStore, samples: Mapping[bytes, Sample]) -> dict[bytes, Sample]:
-    digests = list(samples)
-    return {digests[i]: samples[digests[i]] for i in np.flatnonzero(store.find(digests) < 0)}
-
-
 def _bytes_each(rows: Sequence[StoredRow], dtype: str) -> int:
     values = sum(array.size for row in rows for array in row.values())
     return SIZE + values * np.dtype(dtype).itemsize // len(rows)
-
-
-def _device(accelerator: str) -> torch.device:
-    """What the trainer would take."""
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

@@ -27,12 +27,13 @@ from fusionkit.encoders.base import ENTERING, KEEP, POOLED, TOKENS
 from fusionkit.errors import DataError
 
 Dtype = Literal["float32", "float16"]
+Digests = NDArray[np.bytes_]  # (N,) of type DIGEST
 Places = NDArray[np.int64]  # rows of a store, -1 where there is none
 StoredRow = Mapping[str, NDArray[Any]]
 
 _SUFFIX = ".arrow"
 _UNFINISHED = ".unfinished"
-_DIGEST = f"S{SIZE}"
+DIGEST = np.dtype(f"S{SIZE}")
 
 
 class FeatureStore:
@@ -58,7 +59,7 @@ class FeatureStore:
         sizes = [len(file.digests) for file in self._files]
         self._starts = np.cumsum([0, *sizes])
         found = [file.digests for file in self._files]
-        digests = np.concatenate(found) if found else np.empty(0, dtype=_DIGEST)
+        digests = np.concatenate(found) if found else np.empty(0, dtype=DIGEST)
         self._order = np.argsort(digests, kind="stable")
         self._sorted = digests[self._order]
 
@@ -73,14 +74,12 @@ class FeatureStore:
         """Bytes of its files."""
         return sum((self.folder / name).stat().st_size for name in self._names)
 
-    def find(self, digests: Sequence[bytes | None]) -> Places:
-        """(N,), the row of each digest, -1 where there is none; None has none."""
-        wanted = np.asarray([digest or b"" for digest in digests], dtype=_DIGEST)
-        if not len(self) or not len(wanted):
-            return np.full(len(wanted), -1)
-        near = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
-        given = np.array([digest is not None for digest in digests])
-        return np.where(given & (self._sorted[near] == wanted), self._order[near], -1)
+    def find(self, digests: Digests) -> Places:
+        """(N,), the row of each digest, -1 where there is none."""
+        if not len(self) or not len(digests):
+            return np.full(len(digests), -1)
+        near = np.minimum(np.searchsorted(self._sorted, digests), len(self) - 1)
+        return np.where(self._sorted[near] == digests, self._order[near], -1)
 
     def __getitem__(self, place: int) -> dict[str, NDArray[Any]]:
         """One row; its arrays are read-only views of the file."""
@@ -96,7 +95,7 @@ class _StoredFile:
             raise DataError(
                 f"{path} is damaged: {error}. Delete it; what it held is computed again."
             ) from error
-        self.digests = np.frombuffer(batch.column(0).buffers()[1], dtype=_DIGEST)[: len(batch)]
+        self.digests = np.frombuffer(batch.column(0).buffers()[1], dtype=DIGEST)[: len(batch)]
         self._columns = {
             field.name: (
                 json.loads(field.metadata[b"shape"]),
@@ -162,7 +161,7 @@ class StoreWriter:
             raise DataError(
                 "A feature is too large for 16 bits (above 65,504). Set cache.dtype: float32."
             )
-        self._rows.append((digest, kept))
+        self._rows.append((digest.ljust(SIZE, b"\0"), kept))  # numpy takes zeros off the end
         self._bytes += sum(array.nbytes for array in kept.values())
         if self._bytes >= self._most_bytes or time.monotonic() - self._since >= self._most_seconds:
             self.flush()

@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 
-from fusionkit.cache.fill import ABOUT, check_resumes, entering, fill
+from fusionkit.cache.compute import check_resumes, entering
+from fusionkit.cache.fill import ABOUT, fill
 from fusionkit.cache.plan import make_plans
 from fusionkit.cache.store import FeatureStore, StoreWriter
 from fusionkit.cli import main

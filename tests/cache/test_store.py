@@ -5,13 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from fusionkit.cache.store import FeatureStore, StoredRows, StoreWriter, remove_unfinished
+from fusionkit.cache.store import DIGEST, FeatureStore, StoredRows, StoreWriter, remove_unfinished
 from fusionkit.encoders.base import KEEP, POOLED, TOKENS
 from fusionkit.errors import DataError
 
 
 def key(number: int) -> bytes:
-    return number.to_bytes(16, "little")  # most of it zeros: those at the end count as well
+    return (number + 1).to_bytes(16, "little")  # zeros at the end, which numpy takes off
+
+
+def keys(*numbers: int) -> np.ndarray:
+    return np.array([key(number) for number in numbers], dtype=DIGEST)
 
 
 def pooled(number: int) -> np.ndarray:
@@ -34,7 +38,7 @@ def test_what_was_written_is_found_and_nothing_else(tmp_path):
     write(tmp_path, range(20, 23))
     store = FeatureStore(tmp_path)
     assert len(store) == 13
-    found = store.find([key(n) for n in (21, 3, 15, 256)] + [None])
+    found = store.find(keys(21, 3, 15, 256, 3 * 256))
     assert found.tolist()[2:] == [-1, -1, -1]
     for number, place in zip((21, 3), found.tolist(), strict=False):
         row = store[place]
@@ -46,8 +50,8 @@ def test_what_was_written_is_found_and_nothing_else(tmp_path):
 def test_an_empty_store_finds_nothing(tmp_path):
     store = FeatureStore(tmp_path / "nowhere")
     assert len(store) == 0
-    assert store.find([key(1)]).tolist() == [-1]
-    assert store.find([]).tolist() == []
+    assert store.find(keys(1)).tolist() == [-1]
+    assert store.find(keys()).tolist() == []
 
 
 def test_rows_are_views_of_the_file(tmp_path):
@@ -69,7 +73,7 @@ def test_what_came_before_an_error_is_kept(tmp_path):
     writer = StoreWriter(tmp_path)
     writer.add(key(1), {"pooled": pooled(1)})
     writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert FeatureStore(tmp_path).find([key(1)]).tolist() == [0]
+    assert FeatureStore(tmp_path).find(keys(1)).tolist() == [0]
 
 
 def test_a_grid_keeps_its_shape(tmp_path):
@@ -131,7 +135,7 @@ def test_several_processes_may_write_and_read_at_once(tmp_path):
             assert store[place]["pooled"].shape == (5,)
     assert [process.exitcode for process in writers] == [0, 0]
     store = FeatureStore(tmp_path)
-    found = store.find([key(n) for n in range(80)])
+    found = store.find(keys(*range(80)))
     assert sorted(found.tolist()) == list(range(80))
     assert all(np.array_equal(store[place]["pooled"], pooled(n)) for n, place in enumerate(found))
 
@@ -139,7 +143,7 @@ def test_several_processes_may_write_and_read_at_once(tmp_path):
 def test_rows_are_collated_like_features(tmp_path):
     write(tmp_path, (5, 7))
     store = FeatureStore(tmp_path)
-    rows = StoredRows(store, store.find([key(7), key(6), key(5)]), padded=True)
+    rows = StoredRows(store, store.find(keys(7, 6, 5)), padded=True)
     assert rows[1] is None
     batch = rows.collate([rows[0], rows[2]])
     assert set(batch) == {POOLED, TOKENS, KEEP}
