@@ -22,7 +22,14 @@ ALLOWED = {
     "fusion": {"encoders.base", "encoders.sequences", "prompts", "transfer.base"},
     "data": {"encoders.base", "encoders.files", "config.schema"},
     "config": {"encoders.base"},
-    "cache": {"config.schema", "data", "encoders.base", "encoders.files", "fusion.model"},
+    "cache": {
+        "config.schema",
+        "data",
+        "encoders.base",
+        "encoders.files",
+        "fusion.model",
+        "transfer.base",
+    },
     "testing": {"encoders.base", "encoders.stack"},
     "training": {
         "cache",

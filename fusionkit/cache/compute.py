@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from fusionkit.cache.plan import Plan
 from fusionkit.cache.store import StoredRow
-from fusionkit.config.schema import LoaderConfig
+from fusionkit.config.schema import LoaderConfig, TrainerConfig
 from fusionkit.data.base import Dataset, Sample
 from fusionkit.data.loading import make_loader
 from fusionkit.data.values import RoleInput
@@ -52,7 +52,7 @@ class Computer:
         role: How its values are read.
         dataset: The samples' data set.
         loader: Batch sizes and workers.
-        accelerator: As the trainer's.
+        trainer: Where to compute.
         say: Told what could not be read.
     """
 
@@ -61,7 +61,7 @@ class Computer:
     role: RoleInput
     dataset: Dataset
     loader: LoaderConfig
-    accelerator: str
+    trainer: TrainerConfig
     say: Callable[[str], None]
 
     def batches(self, samples: Sequence[Sample]) -> Generator[Batch]:
@@ -72,10 +72,11 @@ class Computer:
             EncoderError: The encoder's layers do not run on from stored tokens.
         """
         role, dataset = self.role.role, self.dataset
+        config = replace(self.loader, tokens_per_batch=None, balanced=False)  # those of training
         loader = make_loader(
-            samples, [self.role], dataset.task, dataset.outputs, self.loader, train=False, seed=0
+            samples, [self.role], dataset.task, dataset.outputs, config, train=False, seed=0
         )
-        device = _device(self.accelerator)
+        device = _device(self.trainer)
         self.transfer.to(device)
         try:
             for number, batch in enumerate(loader):
@@ -114,7 +115,7 @@ class Computer:
             }
             for i in range(len(whole[next(iter(whole))]))
         ]
-        return rows, keep is not None
+        return rows, keep is not None and whole.keys() != {"pooled"}
 
 
 def entering(encoder: MainEncoder, inputs: Inputs, layer: int) -> TokenState:
@@ -149,10 +150,12 @@ def check_resumes(encoder: MainEncoder, inputs: Inputs, layer: int, state: Token
         )
 
 
-def _device(accelerator: str) -> torch.device:
-    """What the trainer would take."""
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+def _device(config: TrainerConfig) -> torch.device:
+    """The first that the trainer would take, or this process's own."""
+    if config.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        listed = config.devices if isinstance(config.devices, list) else None
+        return torch.device("cuda", rank if listed is None else listed[rank])
+    if config.accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

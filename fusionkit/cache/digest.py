@@ -10,17 +10,19 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fusionkit.encoders.files import is_file, is_url, url_errors
+from fusionkit.encoders.files import is_file, is_url, url_version
 
 SIZE = 16  # bytes of a digest
 
 _IN_FILES = ("image", "audio", "video", "vector")  # modalities whose text values are paths
+# Packages that encoders build on, whose versions belong to the key.
+_BY_VERSION = {"abc", "builtins", "open_clip", "timm", "torch", "torchaudio", "torchvision",
+               "transformers", "typing"}  # fmt: skip
 _SETTLED = 2.0  # seconds after which a change to a file must show in its times
 
 
@@ -74,33 +76,30 @@ class FileDigests:
     """
 
     def __init__(self, memory: Path) -> None:
-        self._memory = memory
-        self._known: dict[str, tuple[str, bytes]] = {}
-        self._new: dict[str, tuple[str, bytes]] = {}
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._open()) as connection, connection:
-            connection.execute(
+        self._memory = sqlite3.connect(memory, timeout=60)
+        with self._memory:
+            self._memory.execute(
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, state TEXT, digest BLOB)"
             )
-            rows = connection.execute("SELECT path, state, digest FROM files")
-            self._known = {path: (state, found) for path, state, found in rows}
+        self._new: dict[str, tuple[str, bytes]] = {}
 
     def __call__(self, path: str) -> bytes:
-        """The digest of a file, or of all files in a folder; of one at a URL, see below.
+        """The digest of a file, or of all files in a folder; of a URL, what is said of it there.
 
         Raises:
             OSError: There is none, or it cannot be read.
             DataError: The same of a URL.
         """
         if is_url(path):
-            return _digest_remote(path)
+            return digest(b"remote", path.encode(), url_version(path).encode())
         path = os.path.abspath(path)
         if os.path.isdir(path):
             inside = sorted(os.scandir(path), key=lambda entry: entry.name)
             return digest(*(part for e in inside for part in (e.name.encode(), self(e.path))))
         before = os.stat(path)
         state = f"{before.st_size} {before.st_mtime_ns} {before.st_ctime_ns} {before.st_ino}"
-        known = self._new.get(path) or self._known.get(path)
+        known = self._new.get(path) or self._remembered(path)
         if known is not None and known[0] == state:
             return known[1]
         with open(path, "rb") as file:
@@ -111,26 +110,22 @@ class FileDigests:
 
     def keep(self) -> None:
         """Write down what was read since."""
-        if self._new:
-            with closing(self._open()) as connection, connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
-                    [(path, *known) for path, known in self._new.items()],
-                )
-            self._known |= self._new
-            self._new = {}
+        with self._memory:
+            self._memory.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
+                [(path, *known) for path, known in self._new.items()],
+            )
+        self._new = {}
 
-    def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._memory, timeout=60)
+    def close(self) -> None:
+        """Write down what was read, and forget it here."""
+        self.keep()
+        self._memory.close()
 
-
-def _digest_remote(url: str) -> bytes:
-    """By what its store says of a file: size, time, checksum where it has one."""
-    from fsspec.core import url_to_fs
-
-    with url_errors(url):
-        system, path = url_to_fs(url)
-        return digest(b"remote", url.encode(), str(system.ukey(path)).encode())
+    def _remembered(self, path: str) -> tuple[str, bytes] | None:
+        found = self._memory.execute("SELECT state, digest FROM files WHERE path = ?", (path,))
+        row: tuple[str, bytes] | None = found.fetchone()
+        return row
 
 
 def digest_value(value: Any, modality: str, files: FileDigests) -> bytes:
@@ -149,24 +144,27 @@ def digest_value(value: Any, modality: str, files: FileDigests) -> bytes:
         value = value["path"] if value["bytes"] is None else value["bytes"]
     if isinstance(value, Path) or (isinstance(value, str) and modality in _IN_FILES):
         return files(str(value))
+    if isinstance(value, list | tuple) and any(isinstance(part, str | Path) for part in value):
+        return digest(b"list", *(digest_value(part, modality, files) for part in value))
     return digest_object(value)
 
 
 def digest_sources(classes: Iterable[type[Any]]) -> bytes:
-    """The digest of the source files beside those that define the classes and their bases.
+    """The digest of the source files of classes and of their bases.
 
-    So that a change to a class, or to what its package does for it, shows.
+    Of fusionkit, all files in the same room count; of others, all of their package. So a change to
+    what a class calls shows as well. Libraries whose versions are looked at do not count.
     """
     found: set[Path] = set()
-    for cls in classes:
-        for base in cls.__mro__:
-            module = sys.modules.get(base.__module__)
-            file = getattr(module, "__file__", None)
-            if file is not None and base.__module__.partition(".")[0] not in ("torch", "builtins"):
-                found.update(_beside(Path(file)))
+    for base in {base for cls in classes for base in cls.__mro__}:
+        top = base.__module__.partition(".")[0]
+        file = getattr(sys.modules.get(base.__module__), "__file__", None)
+        if file is None or top in _BY_VERSION:
+            continue
+        if top == "fusionkit":
+            found.update(Path(file).parent.glob("*.py"))
+            continue
+        package = getattr(sys.modules[top], "__file__", None) or file
+        whole = Path(package).name == "__init__.py"
+        found.update(Path(package).parent.rglob("*.py") if whole else [Path(file)])
     return digest(*(file.read_bytes() for file in sorted(found)))
-
-
-def _beside(file: Path) -> list[Path]:
-    """The modules of a module's package; a module without one is alone."""
-    return list(file.parent.glob("*.py")) if (file.parent / "__init__.py").exists() else [file]

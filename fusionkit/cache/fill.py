@@ -36,11 +36,12 @@ from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample, Samples, Stream
 from fusionkit.data.folders import cache_folder, write_whole
 from fusionkit.data.values import RoleInput, is_missing
-from fusionkit.errors import DataError
+from fusionkit.errors import ConfigError, DataError
 from fusionkit.fusion.model import FusionModel
 
 ABOUT = "about.json"  # beside the rows of a store: what they are of
 NONE = b""  # the digest of a field that is missing
+_CLOSE = 0.02  # of the largest entry: how far rounding, half precision and devices may differ
 _STEP = 200  # samples between two steps of a bar
 _PATIENCE = 2.0  # seconds before it is said that another process is waited for
 
@@ -103,7 +104,7 @@ def fill(
         dataset: Its data set.
         model: As training starts with it, in any mode, on any device.
         fields: The field of each role.
-        splits: Samples of each split; streams are left out, as no config asks for theirs.
+        splits: Samples of each split.
         out: Where it is said what goes on; None for nowhere.
         dry_run: Compute one batch, to tell the size, and keep nothing.
 
@@ -117,16 +118,24 @@ def fill(
     stored: dict[str, dict[str, StoredRows]] = {}
     done = []
     plans, reasons = make_plans(experiment, model)
-    if out:
-        for reason in reasons:
-            out.print(reason, soft_wrap=True, highlight=False)
     counted = {name: found for name, found in splits.items() if not isinstance(found, Stream)}
+    if plans and len(counted) < len(splits):
+        plans, reasons = [], ["cache: nothing is looked up in a stream, which is read as it comes."]
     for plan in plans:
-        filler = _Filler(experiment, dataset, model, plan, fields[plan.role], out)
+        try:
+            filler = _Filler(experiment, dataset, model, plan, fields[plan.role], out)
+        except ConfigError as error:
+            if experiment.cache.roles != "auto":
+                raise
+            reasons.append(str(error))
+            continue
         digests = filler.digests(counted)
         done.append(filler.fill(counted, digests, dry_run))
         if not dry_run:
             stored[plan.role] = filler.rows(digests)
+    if out:
+        for reason in reasons:
+            out.print(reason, soft_wrap=True, highlight=False)
     return stored, done
 
 
@@ -186,20 +195,23 @@ class _Filler:
             self._role,
             dataset,
             experiment.loader,
-            experiment.trainer.accelerator,
+            experiment.trainer,
             self._say,
         )
         config = experiment.cache
         component, _ = component_of(experiment, plan.role)
-        self._about = describe(component, encoder, plan, config)
+        self._about = describe(component, transfer, plan, config)
         root = cache_folder() if config.folder is None else Path(config.folder).expanduser()
         self._root = root / "features"
         self._folder = self._root / key_of(self._about)
 
     def digests(self, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Digests]:
         """What each sample has in its field."""
-        files = FileDigests(self._root / "files.sqlite")
-        with self._progress("looking up", sum(map(len, splits.values()))) as advance:
+        memory = FileDigests(self._root / "files.sqlite")
+        with (
+            closing(memory) as files,
+            self._progress("looking up", sum(map(len, splits.values()))) as advance,
+        ):
             found = {}
             for name, samples in splits.items():
                 found[name] = np.empty(len(samples), dtype=DIGEST)
@@ -207,7 +219,6 @@ class _Filler:
                     found[name][index] = self._digest(samples[index], files)
                     if index % _STEP == 0:  # the bar takes longer than a sample
                         advance(_STEP)
-        files.keep()
         return found
 
     def _digest(self, sample: Sample, files: FileDigests) -> bytes:
@@ -228,27 +239,50 @@ class _Filler:
         order = order[every[order] != NONE]
         every, first = every[order], first[order]
         store = FeatureStore(self._folder)
-        absent = store.find(every) < 0
-        lacking, size, seconds = int(absent.sum()), store.size, None
+        places = store.find(every)
+        absent = places < 0
+        if not absent.all():
+            there = int((~absent).argmax())
+            self._compare(_Chosen(splits, first[there : there + 1]), store[int(places[there])])
+        lacking, size, seconds, computed = int(absent.sum()), store.size, None, 0
         if lacking and dry_run:
             with closing(self._computer.batches(_Chosen(splits, first[absent]))) as batches:
-                rows = next(batches).rows
-            size = _bytes_each(rows, self._experiment.cache.dtype) * lacking
+                batch = next(batches, None)  # None where nothing can be read
+            each = 0 if batch is None else _bytes_each(batch.rows, self._experiment.cache.dtype)
+            size = each * lacking
         elif lacking:
             started = time.monotonic()
             with self._alone():
                 absent = FeatureStore(self._folder).find(every) < 0
                 if absent.any():
-                    self._compute(_Chosen(splits, first[absent]), every[absent])
+                    computed = self._compute(_Chosen(splits, first[absent]), every[absent])
             size, seconds = FeatureStore(self._folder).size, time.monotonic() - started
         filled = Filled(self._plan, self._folder, len(every), len(every) - lacking, size, seconds)
         if not dry_run:
             self._say(
                 f"{filled.found:,} of {filled.values:,} values found"
-                + ("" if seconds is None else f", {lacking:,} computed in {seconds:.0f} s")
+                + ("" if seconds is None else f", {computed:,} computed in {seconds:.0f} s")
                 + f"; {decimal(size)} in {self._folder}"
             )
         return filled
+
+    def _compare(self, sample: Sequence[Sample], stored: StoredRow) -> None:
+        """Compute one value that was found again: its name cannot know all that it depends on.
+
+        Raises:
+            DataError: It has become another.
+        """
+        for batch in self._computer.batches(sample):
+            for name, array in batch.rows[0].items():
+                kept = stored[name].astype(np.float32)
+                largest = max(1e-6, float(np.abs(kept).max(initial=0)))
+                if kept.shape != array.shape or np.abs(kept - array).max() > _CLOSE * largest:
+                    raise DataError(
+                        f"{sample[0].origin}: what {self._plan.role} sees of field "
+                        f"{self._role.field!r} is not what the cache has of it. Something has "
+                        f"changed that does not show in the encoder's arguments, weights or code. "
+                        f"Delete {self._folder}; it is computed again."
+                    )
 
     def rows(self, digests: Mapping[str, Digests]) -> dict[str, StoredRows]:
         """What stands for the raw values of each split."""
@@ -260,7 +294,8 @@ class _Filler:
             for name, of_split in digests.items()
         }
 
-    def _compute(self, samples: Sequence[Sample], digests: Digests) -> None:
+    def _compute(self, samples: Sequence[Sample], digests: Digests) -> int:
+        """Add what can be read of some samples to the store, and say how many that was."""
         remove_unfinished(self._folder)
         writer = StoreWriter(self._folder, self._experiment.cache.dtype)
         with self._progress("computing", len(samples)) as advance, writer:
@@ -273,6 +308,7 @@ class _Filler:
                 for index, row in zip(batch.indices, batch.rows, strict=True):
                     writer.add(digests[index], row)
                 advance(len(batch.rows))
+        return writer.written
 
     def _announce(self, rows: Sequence[StoredRow], count: int) -> None:
         """Say how much it will be, going by the first rows.

@@ -81,7 +81,7 @@ def augmented(role: str, encoder: ComplementEncoder) -> ConfigError:
     how = f" ({how})" if isinstance(how, str) else ""
     return ConfigError(
         f"cache: {role} ({type(encoder).__name__}) is augmented in training{how}, so it sees "
-        f"something else in every epoch. Set {role}.augment: none, or leave {role} out of "
+        f"something else in every epoch. Set augment: none for it, or leave {role} out of "
         f"cache.roles."
     )
 
@@ -96,8 +96,9 @@ def _plan(experiment: Experiment, model: FusionModel, role: str) -> Plan:
             f"every step. Set {role}_transfer: frozen, {leave}."
         )
     encoder: Any = fusion.encoders[role].encoder
-    if getattr(encoder, "augment", None) not in (None, "none"):
-        raise augmented(role, encoder)
+    for part in encoder.modules():  # a video encoder holds another
+        if getattr(part, "augment", None) not in (None, "none"):
+            raise augmented(role, part)
     if role != "main":
         if role in fusion.runs_layers_of:
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fusionkit.cli.keys import OVERRIDES
 from fusionkit.cli.parser import Parser
@@ -17,7 +18,8 @@ def run(argv: Sequence[str]) -> int:
         "Compute once what the frozen encoders of a config see of its data: the features of "
         "complements and, where prompts start at a later layer, the tokens that enter that layer "
         "of the main encoder. `fusionkit fit` with `cache: true` does the same before it trains; "
-        "what is there already is not computed again, by whichever config.",
+        "what is there already is not computed again, by whichever config. The config's section "
+        "`cache` says which roles, and how; all of them if it says nothing.",
         "--config FILE [--dry-run] [--json] [--KEY VALUE ...]",
         "examples:\n"
         "  fusionkit data cache --config configs/quickstart.yaml --dry-run\n"
@@ -31,16 +33,16 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options, overrides = parser.parse_with_overrides(argv)
-    if not any(key.partition(".")[0] == "cache" for key, _ in overrides):
-        overrides.append(("cache", "true"))
-
     from fusionkit.config.validate import load_config
 
     experiment = load_config(options.config, overrides)
+    if not experiment.cache.roles:
+        experiment = replace(experiment, cache=replace(experiment.cache, roles="all"))
 
+    from fusionkit.training.report import console
     from fusionkit.training.run import fill_cache
 
-    done = fill_cache(experiment, options.dry_run, quiet=options.json)
+    done = fill_cache(experiment, options.dry_run, None if options.json else console())
     if options.json:
         print(json.dumps([filled.to_json() for filled in done], indent=2))
         return 0

@@ -17,9 +17,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusionkit.cache.fill import fill
 from fusionkit.compare.memory import PeakMemory
-from fusionkit.config.schema import Experiment
+from fusionkit.config.schema import CacheConfig, Experiment
 from fusionkit.errors import ConfigError
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.callbacks import quiet
@@ -73,7 +72,11 @@ class Bench:
 
     def __init__(self, experiment: Experiment) -> None:
         # One batch is read, and readers in other processes would only disturb.
-        experiment = replace(experiment, loader=replace(experiment.loader, workers=0))
+        experiment = replace(
+            experiment,
+            loader=replace(experiment.loader, workers=0),
+            cache=CacheConfig(),  # cost is what a system computes, not what was kept of it
+        )
         data: ReadData = {}
         dataset, splits = read_data(experiment, data)
         dry_build(experiment)  # imports what it needs: that is no memory of the model
@@ -81,8 +84,7 @@ class Bench:
         self._memory = PeakMemory(self._fabric.device)
         *_, model, fields = prepare(experiment, data)
         train = {"train": splits["train"]}
-        stored, _ = fill(experiment, dataset, model, fields, train)
-        loader = make_loaders(experiment, dataset, train, model, fields, stored)["train"]
+        loader = make_loaders(experiment, dataset, train, model, fields)["train"]
         self._batch: Any = self._fabric.to_device(next(iter(loader)))
         task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen={})
         self._model = model

@@ -22,7 +22,7 @@ from filelock import FileLock
 from fusionkit.data.folders import cache_folder
 from fusionkit.data.formats import Needed, StartAgain, Stream, check_columns, open_arrow
 from fusionkit.data.places import suffix_of
-from fusionkit.encoders.files import is_url, url_errors
+from fusionkit.encoders.files import is_url, url_version
 from fusionkit.errors import DataError
 
 IN_MEMORY = 1 << 26  # bytes of cells of one data set that are kept in memory rather than mapped
@@ -198,11 +198,7 @@ def _write(batches: Iterator[pa.RecordBatch], place: Path) -> None:
 def _place(file: str, needed: Needed | None) -> Path:
     """Where the copy of these columns of this version of a file is."""
     if is_url(file):
-        from fsspec.core import url_to_fs  # late: most tables are local
-
-        with url_errors(file):
-            system, path = url_to_fs(file)
-            version = repr(sorted(map(str, system.info(path).items())))
+        version = url_version(file)
     else:
         file = os.path.abspath(file)
         status = os.stat(file)

@@ -101,6 +101,19 @@ def url_errors(url: str) -> Iterator[None]:
         ) from error
 
 
+def url_version(url: str) -> str:
+    """What the store of a URL says of the file there: size, times, checksum where it has one.
+
+    Raises:
+        DataError: It says nothing, as of a file that does not exist.
+    """
+    from fsspec.core import url_to_fs  # late: most tables are local
+
+    with url_errors(url):
+        system, path = url_to_fs(url)
+        return repr(sorted(map(str, system.info(path).items())))
+
+
 def join(folder: str, path: str) -> str:
     """A path that is relative to a folder, either of which may be a URL; others as they are."""
     if is_url(path) or os.path.isabs(path):

@@ -74,7 +74,10 @@ class Video(ComplementEncoder):
         return Features(masked_mean(tokens, keep), tokens, keep)
 
     def preprocessor(self, train: bool) -> VideoPreprocessor:
-        return VideoPreprocessor(self.backbone.preprocessor(train), self.frames, alike=train)
+        augmented = getattr(self.backbone, "augment", True) not in (None, "none")
+        return VideoPreprocessor(
+            self.backbone.preprocessor(train), self.frames, alike=train and augmented
+        )
 
 
 class VideoPreprocessor:

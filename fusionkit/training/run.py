@@ -134,19 +134,18 @@ def fit_in(experiment: Experiment, folder: Path) -> RunResult:
     return _run(experiment, {}, lambda: folder, console() if is_first_process() else None, resume)
 
 
-def fill_cache(experiment: Experiment, dry_run: bool, quiet: bool) -> list[Filled]:
+def fill_cache(experiment: Experiment, dry_run: bool, out: Console | None) -> list[Filled]:
     """Compute what the config's ``cache`` asks for, and train nothing.
 
     Args:
         experiment: Its ``cache`` section counts.
         dry_run: Compute one batch only, and keep nothing.
-        quiet: Say nothing meanwhile.
+        out: Where it is said what goes on; None for nowhere.
 
     Raises:
         FusionkitError: See :func:`fusionkit.cache.fill.fill`.
     """
     dataset, splits, model, fields = prepare(experiment, {})
-    out = None if quiet else console()
     return fill(experiment, dataset, model, fields, splits, out, dry_run)[1]
 
 
@@ -163,7 +162,9 @@ def _run(
 ) -> RunResult:
     """Train and test one experiment; ``place`` makes its folder once it could be built."""
     started = time.monotonic()
-    dataset, splits, model, fields = prepare(experiment, data, statistics=not resume)
+    dataset, splits, model, fields = prepare(
+        experiment, data, statistics=not resume or bool(experiment.cache.roles)
+    )
     stored, _ = fill(experiment, dataset, model, fields, splits, out)
     loaders = make_loaders(experiment, dataset, splits, model, fields, stored)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
@@ -232,7 +233,8 @@ def prepare(
     Args:
         experiment: What to build; its seed is set.
         data: Holds the data sets that earlier experiments have read.
-        statistics: Whether encoders are shown the training split; a checkpoint holds what they saw.
+        statistics: Whether encoders are shown the training split. A checkpoint holds what they
+            saw, but a cache is filled before it is loaded.
     """
     dataset, splits = read_data(experiment, data)
     fields = field_by_role(experiment, dataset)

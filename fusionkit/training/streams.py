@@ -32,7 +32,7 @@ def check_stream(experiment: Experiment, name: str, stream: Stream) -> None:
             "write shards that lack the fields.",
         ),
         (
-            bool(experiment.cache.roles),
+            train and experiment.cache.roles not in ("auto", []),
             "cache: what is in it is looked up before training, and a stream is read as it comes; "
             "set cache: false.",
         ),

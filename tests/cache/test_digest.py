@@ -1,8 +1,12 @@
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -111,8 +115,8 @@ def test_a_file_is_read_once(files, tmp_path, monkeypatch):
     os.utime(path)  # ctime is now: too fresh to be sure of
     monkeypatch.setattr("fusionkit.cache.digest._SETTLED", -1.0)
     found = files(path)
-    files.keep()
-    again = FileDigests(files._memory)
+    files.close()
+    again = FileDigests(tmp_path / "memory" / "files.sqlite")
     monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("it was read again"))
     assert again(path) == found
 
@@ -131,7 +135,8 @@ def test_what_was_written_just_now_is_not_remembered(files, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"one")
     files(str(tmp_path / "a.jpg"))
     files.keep()
-    assert FileDigests(files._memory)._known == {}
+    memory = sqlite3.connect(tmp_path / "memory" / "files.sqlite")
+    assert memory.execute("SELECT count(*) FROM files").fetchone() == (0,)
 
 
 def test_a_missing_file_raises(files):
@@ -151,6 +156,30 @@ def test_a_file_in_a_column_is_its_bytes_or_its_path(files, tmp_path):
     inside = {"bytes": b"one", "path": "a.jpg"}
     assert digest_value(inside, "image", files) == digest_object(b"one")
     assert digest_value({"bytes": None, "path": path}, "image", files) == files(path)
+
+
+def test_frames_of_a_video_are_what_their_files_hold(files, tmp_path):
+    frames = [old(tmp_path / "1.png", b"one"), old(tmp_path / "2.png", b"two")]
+    before = digest_value(frames, "video", files)
+    assert before != digest_value(frames[::-1], "video", files)
+    assert digest_value([0.5, 1], "vector", files) == digest_object([0.5, 1])
+    (tmp_path / "2.png").write_bytes(b"three")
+    assert digest_value(frames, "video", files) != before
+
+
+def test_a_file_behind_http_that_has_changed_is_seen(files, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.jpg"
+        before = files(url)
+        assert before == files(url)
+        (tmp_path / "a.jpg").write_bytes(b"three")
+        assert files(url) != before
+        with pytest.raises(DataError, match="cannot be read: it does not exist"):
+            files(url.replace("a.jpg", "b.jpg"))
+        server.shutdown()
 
 
 def test_a_url_that_cannot_be_read_is_named(files):
@@ -182,4 +211,8 @@ def test_sources_follow_the_module_and_its_neighbours(tmp_path, monkeypatch):
     before = digest_sources([Model])
     assert before == digest_sources([Model])
     (package / "helper.py").write_text("x = 2\n")
-    assert digest_sources([Model]) != before
+    changed = digest_sources([Model])
+    assert changed != before
+    (package / "inner").mkdir()
+    (package / "inner" / "blocks.py").write_text("y = 1\n")
+    assert digest_sources([Model]) != changed

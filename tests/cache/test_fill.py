@@ -14,15 +14,22 @@ from filelock import FileLock
 from rich.console import Console
 
 from fusionkit.cache.compute import check_resumes, entering
+from fusionkit.cache.digest import pickled
 from fusionkit.cache.fill import ABOUT, fill
-from fusionkit.cache.plan import make_plans
+from fusionkit.cache.key import describe, key_of
+from fusionkit.cache.plan import Plan, make_plans
 from fusionkit.cache.store import FeatureStore, StoreWriter
 from fusionkit.cli import main
+from fusionkit.config.schema import CacheConfig, Component
 from fusionkit.config.validate import experiment_from_mapping
+from fusionkit.encoders.base import Features
+from fusionkit.encoders.vector import Vector
+from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError, DataError, EncoderError
 from fusionkit.fusion.base import Fusion
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.run import fit, prepare
+from fusionkit.transfer.frozen import Frozen
 
 DEEP = {"main": {"depth": 3}, "fusion": {"layers": [2, 3]}}
 
@@ -99,18 +106,125 @@ def test_half_precision_is_close(tiny_config):
     assert halved == pytest.approx(losses, abs=0.01)
 
 
+def rows_of(monkeypatch, cls: Any, name: str) -> list[int]:
+    """How many rows each call of a method of an encoder gets from now on."""
+    function, rows = getattr(cls, name), []
+
+    def watch(self: Any, inputs: Any) -> Any:
+        rows.append(len(next(iter(inputs.values()))))
+        return function(self, inputs)
+
+    monkeypatch.setattr(cls, name, watch)
+    return rows
+
+
 def test_the_encoder_does_not_run_again(tiny_config, monkeypatch):
     fill_one(tiny_config)
-    monkeypatch.setattr(
-        tiny.TinyComplement, "encode", lambda self, inputs: pytest.fail("it has run")
-    )
+    rows = rows_of(monkeypatch, tiny.TinyComplement, "encode")
     train(tiny_config, cache=True)
+    assert rows == [1]  # one value, to compare
 
 
 def test_nor_do_the_layers_below_the_first_prompt(tiny_config, monkeypatch):
     fill_one(tiny_config, **DEEP)
-    monkeypatch.setattr(tiny.TinyMain, "embed", lambda self, inputs: pytest.fail("it has run"))
+    rows = rows_of(monkeypatch, tiny.TinyMain, "embed")
     train(tiny_config, **DEEP, cache=True)
+    assert set(rows) == {1}
+
+
+def test_what_has_changed_unseen_is_not_used(tiny_config, monkeypatch):
+    encode = tiny.TinyComplement.encode
+    (done,) = fill_one(tiny_config)[1]
+    monkeypatch.setattr(
+        tiny.TinyComplement, "encode", lambda *given: Features(encode(*given).pooled + 1)
+    )
+    with pytest.raises(
+        DataError, match=r"tiny train, row 1: what complement sees of field 'b'"
+    ):
+        fill_one(tiny_config)
+    shutil.rmtree(done.folder)
+    assert fill_one(tiny_config)[1][0].lacking == 96
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"num_attention_heads": 2}])
+def test_the_settings_of_a_local_model_are_part_of_the_name(tmp_path, change):
+    component = Component("complement_encoder", "bert", {"model": str(tmp_path / "model")})
+    shutil.copytree(locate("fusionkit/claims-transformer"), tmp_path / "model")
+
+    def name() -> str:
+        transfer = Frozen(component.build())
+        return key_of(describe(component, transfer, Plan("complement", None, False), CacheConfig()))
+
+    before = name()
+    assert name() == before
+    file = tmp_path / "model" / "config.json"
+    settings = json.loads(file.read_text())
+    assert settings | change != settings
+    file.write_text(json.dumps(settings | change))
+    assert name() != before
+
+
+def test_a_run_that_continues_finds_what_it_has_kept(tiny_config, monkeypatch):
+    base = {**tiny_config, "complement": {"name": "vector", "dim": 6}}
+    whole = fit(experiment_from_mapping(config({**base, "name": "whole"}, cache=True)))
+    settings = config(base, cache=True, trainer={**base["trainer"], "max_epochs": 1})
+    fit(experiment_from_mapping(settings))
+    settings["trainer"]["max_epochs"] = 2
+    rows = rows_of(monkeypatch, Vector, "encode")
+    continued = fit(experiment_from_mapping(settings), "last")
+    assert rows == [1]
+    assert continued.metrics == whole.metrics
+
+
+def test_a_budget_of_tokens_is_one_of_training(tiny_config):
+    (done,) = fill_one(tiny_config, loader={"tokens_per_batch": 64})[1]
+    assert done.lacking == 96
+
+
+def test_vectors_have_no_padding(tiny_config, monkeypatch):
+    encode = tiny.TinyComplement.encode
+
+    def with_tokens(self, inputs):
+        pooled = encode(self, inputs).pooled
+        return Features(pooled, pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool))
+
+    monkeypatch.setattr(tiny.TinyComplement, "encode", with_tokens)
+    assert not fill_one(tiny_config)[0]["complement"]["train"].padded
+
+
+def test_a_size_can_be_told_though_nothing_can_be_read(tiny_config):
+    sections = {
+        "data": {"unreadable": True},
+        "complement_field": "a",
+        "complement": {"in_dim": 24},
+        "missing": {"allow": ["complement"], "unreadable": True},
+    }
+    fill_one(tiny_config, **sections)
+    (told,) = fill_one(tiny_config, dry_run=True, **sections)[1]
+    assert (told.lacking, told.bytes) == (3, 0)  # one in each split
+
+
+def test_auto_passes_by_what_cannot_be_had(tiny_config, monkeypatch, tmp_path):
+    def preprocessor(self, train):
+        made = tiny.Vectors()
+        made.train = train
+        return made
+
+    monkeypatch.setattr(tiny.TinyComplement, "preprocessor", preprocessor)
+    said = Console(record=True, width=500, file=(tmp_path / "out").open("w"))
+    stored, done = fill_one(tiny_config, cache="auto", out=said)
+    assert (stored, done) == ({}, [])
+    assert "cache: complement (TinyComplement) is augmented in training" in said.export_text()
+
+
+def test_a_video_is_augmented_where_its_frames_are():
+    frames = {"name": "timm_cnn", "model": "resnet10t", "weights": "random"}
+    for augment, same in (("none", True), ("crop", False)):
+        encoder = Component(
+            "complement_encoder", "video", {"encoder": {**frames, "augment": augment}}
+        ).build()
+        made = [pickled(encoder.preprocessor(train)) for train in (True, False)]
+        assert (made[0] == made[1]) == same
 
 
 def test_each_value_is_computed_once_for_all_who_ask(tiny_config, folder):
@@ -189,9 +303,6 @@ def test_one_process_computes_and_the_others_wait(tiny_config, tmp_path, monkeyp
         for path in whole.iterdir():
             if path.name != "lock":
                 shutil.copy(path, done.folder)
-    monkeypatch.setattr(
-        tiny.TinyComplement, "encode", lambda self, inputs: pytest.fail("computed twice")
-    )
     waiting.join(30)
     assert found[0].lacking == 96
     assert "another process is computing the same; waiting for it" in said.export_text()
@@ -336,8 +447,6 @@ def test_a_fusion_that_says_nothing_has_no_layers_to_keep(tiny_config):
         def forward(self, inputs):
             raise NotImplementedError
 
-    from fusionkit.transfer.frozen import Frozen
-
     silent = Silent(Frozen(tiny.TinyMain()), [])
     assert silent.layers_alone == 0
     assert silent.reads_tokens
@@ -362,6 +471,11 @@ def test_the_command_fills_and_tells(tiny_config, tmp_path, capsys):
         ("complement", "features", 96, 0),
         ("main", "tokens that enter layer 2", 96, 0),
     ]
+    one = '{"roles": ["main"]}'
+    assert main(["data", "cache", "--config", str(file), "--json", "--cache", one]) == 0
+    assert [d["role"] for d in json.loads(capsys.readouterr().out)] == ["main"]
+    assert main(["data", "cache", "--config", str(file), "--json", "--cache.dtype=float16"]) == 0
+    assert [d["found"] for d in json.loads(capsys.readouterr().out)] == [0, 0]
     assert main(["data", "cache", "--config", str(file)]) == 0
     rows = [line.split()[-4] for line in capsys.readouterr().out.splitlines()[-2:]]
     assert rows == ["96", "96"]
