@@ -138,9 +138,7 @@ def test_what_has_changed_unseen_is_not_used(tiny_config, monkeypatch):
     monkeypatch.setattr(
         tiny.TinyComplement, "encode", lambda *given: Features(encode(*given).pooled + 1)
     )
-    with pytest.raises(
-        DataError, match=r"tiny train, row 1: what complement sees of field 'b'"
-    ):
+    with pytest.raises(DataError, match=r"tiny train, row 1: what complement sees of field 'b'"):
         fill_one(tiny_config)
     shutil.rmtree(done.folder)
     assert fill_one(tiny_config)[1][0].lacking == 96

@@ -72,7 +72,7 @@ def test_the_encoder_that_a_video_encoder_holds_is_augmented(inner):
 
 def test_what_the_data_set_recommends_does_not_go_with_a_cache(monkeypatch):
     monkeypatch.setattr(DigitClaims, "augment", "crop")
-    message = r"cache: complement \(TimmCNN\) is augmented in training \(crop\).* Set complement.au"
+    message = r"cache: complement \(TimmCNN\) is augmented in training \(crop\).* Set augment: none"
     with pytest.raises(ConfigError, match=message):
         dry_build(experiment(cache=True))
     model = dry_build(experiment(cache="auto"))[0]
