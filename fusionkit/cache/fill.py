@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import ConcatDataset
 
 from fusionkit.cache.compute import Computer
 from fusionkit.cache.digest import SIZE, FileDigests, digest_value, pickled
@@ -35,6 +35,7 @@ from fusionkit.cache.store import (
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset, Sample, Samples, Stream
 from fusionkit.data.folders import cache_folder, write_whole
+from fusionkit.data.subsets import Subset
 from fusionkit.data.values import RoleInput, is_missing
 from fusionkit.errors import ConfigError, DataError
 from fusionkit.fusion.model import FusionModel
@@ -139,29 +140,6 @@ def fill(
     return stored, done
 
 
-class _Chosen(Sequence[Sample]):
-    """Some samples of several splits, made on access."""
-
-    def __init__(self, splits: Mapping[str, Sequence[Sample]], places: NDArray[np.int64]) -> None:
-        self._splits, self._places = list(splits.values()), places
-        self._ends = np.cumsum([len(samples) for samples in self._splits])
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = int(self._places[index])
-        number = int(np.searchsorted(self._ends, place, side="right"))
-        samples = self._splits[number]
-        return samples[place - int(self._ends[number]) + len(samples)]
-
-
 class _Filler:
     """Fills the store of one role."""
 
@@ -238,15 +216,17 @@ class _Filler:
         order = np.argsort(first)  # that of the samples
         order = order[every[order] != NONE]
         every, first = every[order], first[order]
+        parts: list[Any] = list(splits.values())
+        samples: Any = ConcatDataset(parts)
         store = FeatureStore(self._folder)
         places = store.find(every)
         absent = places < 0
         if not absent.all():
             there = int((~absent).argmax())
-            self._compare(_Chosen(splits, first[there : there + 1]), store[int(places[there])])
+            self._compare(Subset(samples, first[there : there + 1]), store[int(places[there])])
         lacking, size, seconds, computed = int(absent.sum()), store.size, None, 0
         if lacking and dry_run:
-            with closing(self._computer.batches(_Chosen(splits, first[absent]))) as batches:
+            with closing(self._computer.batches(Subset(samples, first[absent]))) as batches:
                 batch = next(batches, None)  # None where nothing can be read
             each = 0 if batch is None else _bytes_each(batch.rows, self._experiment.cache.dtype)
             size = each * lacking
@@ -255,7 +235,7 @@ class _Filler:
             with self._alone():
                 absent = FeatureStore(self._folder).find(every) < 0
                 if absent.any():
-                    computed = self._compute(_Chosen(splits, first[absent]), every[absent])
+                    computed = self._compute(Subset(samples, first[absent]), every[absent])
             size, seconds = FeatureStore(self._folder).size, time.monotonic() - started
         filled = Filled(self._plan, self._folder, len(every), len(every) - lacking, size, seconds)
         if not dry_run:

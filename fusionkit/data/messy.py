@@ -25,14 +25,12 @@ def decode(raw: bytes) -> tuple[str, bool]:
         The text, and whether it is UTF-8. Other bytes are read as Windows-1252, which is what
         pages of the web that say nothing are read as, and where that fails as Latin-1.
     """
-    try:
-        return raw.decode("utf-8-sig"), True
-    except UnicodeDecodeError:
-        pass
-    try:
-        return raw.decode("cp1252"), False
-    except UnicodeDecodeError:
-        return raw.decode("latin-1"), False
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            return raw.decode(encoding), encoding == "utf-8-sig"
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1"), False  # which has a character for every byte
 
 
 def read_text(path: Path, findings: Findings) -> str:

@@ -17,7 +17,7 @@ from fusionkit.data.prepare import (
     Prepared,
     Row,
     Track,
-    lacking,
+    find_all,
     open_folder,
     silent,
     total,
@@ -77,10 +77,7 @@ class MMIMDB(Published):
 
     @classmethod
     def prepare(cls, root: Path, keep_incomplete: bool = False, track: Track = silent) -> Prepared:
-        division, films = _SPLIT.find(root), _FILMS.find(root)
-        if division is None or films is None:
-            pieces = ((_SPLIT, division), (_FILMS, films))
-            raise lacking(cls.name, root, [piece for piece, path in pieces if path is None])
+        division, films = find_all(cls.name, root, [_SPLIT, _FILMS])
         open_folder(root)
         findings = Findings()
         stated = _read_division(division, findings)

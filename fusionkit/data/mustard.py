@@ -21,7 +21,7 @@ from fusionkit.data.prepare import (
     Row,
     Track,
     check_any,
-    lacking,
+    find_all,
     open_folder,
     silent,
     to_table,
@@ -106,10 +106,7 @@ class Mustard(Published):
 
     @classmethod
     def prepare(cls, root: Path, keep_incomplete: bool = False, track: Track = silent) -> Prepared:
-        texts, folder = _TEXTS.find(root), _CLIPS.find(root)
-        if texts is None or folder is None:
-            pieces = ((_TEXTS, texts), (_CLIPS, folder))
-            raise lacking(cls.name, root, [piece for piece, path in pieces if path is None])
+        texts, folder = find_all(cls.name, root, [_TEXTS, _CLIPS])
         open_folder(root)
         findings = Findings()
         rows = _read(texts, findings)

@@ -78,6 +78,18 @@ def lacking(name: str, root: Path, pieces: Iterable[Piece]) -> DataError:
     return DataError("\n".join(lines))
 
 
+def find_all(name: str, root: Path, pieces: Sequence[Piece]) -> list[Path]:
+    """Where each piece is, of a data set that cannot do without any of them.
+
+    Raises:
+        DataError: Some are not there; lists them.
+    """
+    found = [(piece, piece.find(root)) for piece in pieces]
+    if gone := [piece for piece, path in found if path is None]:
+        raise lacking(name, root, gone)
+    return [path for _, path in found if path is not None]
+
+
 def open_folder(root: Path) -> None:
     """Make the folder of the index, before the work rather than after it.
 

@@ -16,7 +16,7 @@ from fusionkit.data.prepare import (
     Prepared,
     Row,
     Track,
-    lacking,
+    find_all,
     open_folder,
     silent,
     total,
@@ -68,11 +68,8 @@ class SnliVe(Published):
 
     @classmethod
     def prepare(cls, root: Path, keep_incomplete: bool = False, track: Track = silent) -> Prepared:
-        images = _IMAGES.find(root)
-        found = {split: piece.find(root) for split, piece in _PIECES.items()}
-        gone = [_PIECES[split] for split, path in found.items() if path is None]
-        if gone or images is None:
-            raise lacking(cls.name, root, [*gone, *([_IMAGES] if images is None else [])])
+        *texts, images = find_all(cls.name, root, [*_PIECES.values(), _IMAGES])
+        found = dict(zip(_PIECES, texts, strict=True))
         open_folder(root)
         findings = Findings()
         folder = images.relative_to(root).as_posix()

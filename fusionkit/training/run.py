@@ -18,11 +18,11 @@ from rich.console import Console
 
 from fusionkit.cache.fill import Filled, StoredSplits, fill
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Dataset, Samples, Stream
+from fusionkit.data.base import Dataset, Samples
 from fusionkit.data.folders import write_whole
 from fusionkit.data.loading import Loader, make_loader
 from fusionkit.data.missing import targets_of
-from fusionkit.errors import ConfigError, DataError
+from fusionkit.errors import DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
@@ -57,6 +57,7 @@ from fusionkit.training.report import (
     results_table,
     size_text,
 )
+from fusionkit.training.streams import check_shared
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 from fusionkit.training.trainer import make_trainer, monitored
 
@@ -188,23 +189,12 @@ def _run(
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
     trainer = make_trainer(experiment, folder, monitor, [best, StopWithoutValues()])
-    train = splits["train"]
-    if trainer.world_size > 1 and isinstance(train, Stream) and train.length is None:
-        raise ConfigError(
-            f"trainer.devices: {trainer.world_size} processes have to end an epoch together, and "
-            f"nobody knows how many samples this stream has. Set data.samples_per_epoch."
-        )
+    check_shared(trainer.world_size, splits["train"])
     if out:
         out.print(parameter_table(counts))
-        sizes = ", ".join(size_text(name, samples) for name, samples in splits.items())
         if text := augmentation_text(experiment, dataset):
             out.print(f"Augmentation: {text}.", soft_wrap=True)
-        out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
-        for name, loader in loaders.items():
-            for line in missing_lines(name, loader.dataset):
-                out.print(line)
-        if padding := padding_line(loaders["train"]):
-            out.print(padding, soft_wrap=True)
+        _print_data(out, splits, loaders, folder)
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))
@@ -376,6 +366,18 @@ def _write_summary(result: RunResult, best: SaveBest, monitor: str | None) -> No
         "seconds": round(result.seconds, 1),
     }
     write_whole(result.folder / METRICS, json.dumps(summary, indent=2) + "\n")
+
+
+def _print_data(
+    out: Console, splits: Mapping[str, Samples], loaders: Mapping[str, Loader], folder: Path
+) -> None:
+    sizes = ", ".join(size_text(name, samples) for name, samples in splits.items())
+    out.print(f"Samples: {sizes}. Files go to {folder}\n", soft_wrap=True)
+    for name, loader in loaders.items():
+        for line in missing_lines(name, loader.dataset):
+            out.print(line)
+    if padding := padding_line(loaders["train"]):
+        out.print(padding, soft_wrap=True)
 
 
 def _print_places(out: Console, result: RunResult) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Stream
+from fusionkit.data.base import Samples, Stream
 from fusionkit.errors import ConfigError
 
 # Keys of `loader` that choose samples by what is known of all of them.
@@ -60,3 +60,16 @@ def check_stream(experiment: Experiment, name: str, stream: Stream) -> None:
     for found, message in wrong:
         if found:
             raise ConfigError(message)
+
+
+def check_shared(processes: int, samples: Samples) -> None:
+    """Check that several processes can train on one split.
+
+    Raises:
+        ConfigError: It is a stream whose epochs they cannot end together.
+    """
+    if processes > 1 and isinstance(samples, Stream) and samples.length is None:
+        raise ConfigError(
+            f"trainer.devices: {processes} processes have to end an epoch together, and "
+            f"nobody knows how many samples this stream has. Set data.samples_per_epoch."
+        )
