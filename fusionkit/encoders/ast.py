@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from fusionkit.encoders.attention import PromptRows, parts_of
 from fusionkit.encoders.audio import RATE, load_audio, read_preprocessing
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
 from fusionkit.encoders.transformers_weights import architecture, build
@@ -41,6 +42,7 @@ class AST(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "audio"
+    takes_parts: ClassVar[bool] = True
 
     backbone: Any  # an ASTModel
 
@@ -111,9 +113,9 @@ class AST(MainEncoder):
         rest = inputs["silence"][:, None, None].expand(-1, length - frames.shape[1], bands)
         return TokenState(self.backbone.embeddings(torch.cat([frames, rest], dim=1)))
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block: Any = self.layers[layer]
-        rows = None if prompts is None else block.layernorm_before(prompts)
+        rows = tuple(map(block.layernorm_before, parts_of(prompts)))
         return state.with_tokens(block(state.tokens, prompts=rows))
 
     def readout(self, state: TokenState) -> Features:

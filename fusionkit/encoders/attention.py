@@ -14,6 +14,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Prompt rows of a layer, (B, n, D); or parts of them, each (B, n_j, D), or (1, n_j, D) where all
+# samples have the same.
+PromptRows = Tensor | tuple[Tensor, ...]
+
+
+def parts_of(prompts: PromptRows | None) -> tuple[Tensor, ...]:
+    """The parts that have any rows."""
+    parts = () if prompts is None else (prompts,) if isinstance(prompts, Tensor) else prompts
+    return tuple(part for part in parts if part.shape[1] > 0)
+
+
+def join_parts(parts: tuple[Tensor, ...], batch: int) -> Tensor:
+    """One or more parts as one, (B, n, D)."""
+    if len(parts) == 1:
+        return parts[0].expand(batch, -1, -1)
+    return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
+
+
+def project_parts(
+    parts: tuple[Tensor, ...], project: Callable[[Tensor], tuple[Tensor, Tensor]], batch: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Keys and values of prompt rows; of those that all samples share, computed once.
+
+    Args:
+        parts: Through the block's own first norm if it has one.
+        project: Makes keys and values (b, n, A) of rows (b, n, D).
+        batch: B.
+
+    Returns:
+        Keys and values of each part, (B, n_j, A): to be joined with others in one copy.
+    """
+    made = [project(part) for part in parts]
+    keys, values = (
+        [rows.expand(batch, -1, -1) for rows in kind] for kind in zip(*made, strict=True)
+    )
+    return keys, values
+
 
 def split_heads(rows: Tensor, head_dim: int) -> Tensor:
     """(B, n, heads * head_dim) to (B, heads, n, head_dim)."""

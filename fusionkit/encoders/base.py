@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fusionkit.encoders.attention import PromptRows, join_parts, parts_of
 from fusionkit.errors import EncoderError
 from fusionkit.registry import API_VERSION
 
@@ -128,8 +129,12 @@ class KnowsLength(Protocol):
 class Prompts(Protocol):
     """Hands each layer its prompt rows."""
 
-    def __call__(self, layer: int, state: TokenState) -> Tensor | None:
-        """Prompts of ``layer``, (B, n, D_layer), or None; ``state`` is what enters the layer."""
+    def __call__(self, layer: int, state: TokenState) -> PromptRows | None:
+        """Prompts of ``layer``; ``state`` is what enters the layer.
+
+        Rows (B, n, D_layer), or parts of them, each (B, n_j, D_layer), or (1, n_j, D_layer) where
+        all samples have the same rows; or None.
+        """
         ...
 
 
@@ -196,8 +201,11 @@ class MainEncoder(ComplementEncoder):
         gradient_checkpointing: Recompute layer activations in the backward pass.
         reserved: Places of the input that are kept for further tokens: the preprocessors of text
             encoders cut that much earlier. Whoever gives further tokens adds their number.
+        takes_parts: Whether :meth:`run_layer` takes prompts in parts as well, and makes keys and
+            values of what all samples share only once.
     """
 
+    takes_parts: ClassVar[bool] = False
     gradient_checkpointing: bool = False
     reserved: int = 0
 
@@ -239,6 +247,7 @@ class MainEncoder(ComplementEncoder):
             state: What enters the layer. Not modified.
             prompts: (B, n, D_layer), n >= 0, or None. They are seen by every token as keys and
                 values, have no position and are never masked; their own outputs are dropped.
+                Also parts of them, see :class:`Prompts`, if :attr:`takes_parts`.
 
         Returns:
             The state that enters the next layer, with as many tokens as this layer makes
@@ -348,18 +357,23 @@ class MainEncoder(ComplementEncoder):
         return self.readout(state)
 
     @final
-    def step(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def step(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         """:meth:`run_layer` with its prompts checked, recomputed in the backward pass if asked for.
 
         Raises:
             EncoderError: Prompts of the wrong shape; the message names both shapes.
         """
+        rows: Any = prompts  # parts only for encoders whose run_layer takes them
         if prompts is not None:
-            _check_prompts(layer, prompts, len(state.tokens), self.layer_widths[layer])
+            batch = len(state.tokens)
+            _check_prompts(layer, prompts, batch, self.layer_widths[layer])
+            if isinstance(prompts, tuple) and not self.takes_parts:
+                parts = parts_of(prompts)
+                rows = join_parts(parts, batch) if parts else None
         if self.gradient_checkpointing and _needs_grad(state, prompts):
-            run: TokenState = checkpoint(self.run_layer, layer, state, prompts, use_reentrant=False)
+            run: TokenState = checkpoint(self.run_layer, layer, state, rows, use_reentrant=False)
             return run
-        return self.run_layer(layer, state, prompts)
+        return self.run_layer(layer, state, rows)
 
     def _start(self, inputs: Inputs, extra: ExtraTokens | None) -> tuple[int, TokenState, int]:
         """The layer to begin with, what enters it, and where further tokens stand in that."""
@@ -389,8 +403,8 @@ class MainEncoder(ComplementEncoder):
         return self.embed_with(inputs, extra)
 
 
-def _needs_grad(state: TokenState, rows: Tensor | None) -> bool:
-    return state.tokens.requires_grad or (rows is not None and rows.requires_grad)
+def _needs_grad(state: TokenState, prompts: PromptRows | None) -> bool:
+    return any(rows.requires_grad for rows in (state.tokens, *parts_of(prompts)))
 
 
 def _append(state: TokenState, rows: Tensor) -> TokenState:
@@ -417,9 +431,12 @@ def _cut(state: TokenState, place: int, count: int) -> TokenState:
     return TokenState(cut(state.tokens), keep, state.cache)
 
 
-def _check_prompts(layer: int, rows: Tensor, batch: int, width: int) -> None:
-    if rows.ndim != 3 or rows.shape[0] != batch or rows.shape[2] != width:
-        raise EncoderError(
-            f"Layer {layer} takes prompts of shape ({batch}, n, {width}), given "
-            f"{tuple(rows.shape)}; build the prompts from this encoder's layer_widths."
-        )
+def _check_prompts(layer: int, prompts: PromptRows, batch: int, width: int) -> None:
+    parts = prompts if isinstance(prompts, tuple) else (prompts,)
+    batches = (batch, 1) if isinstance(prompts, tuple) else (batch,)
+    for rows in parts:
+        if rows.ndim != 3 or rows.shape[0] not in batches or rows.shape[2] != width:
+            raise EncoderError(
+                f"Layer {layer} takes prompts of shape ({batch}, n, {width}), given "
+                f"{tuple(rows.shape)}; build the prompts from this encoder's layer_widths."
+            )

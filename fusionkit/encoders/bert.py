@@ -13,7 +13,7 @@ from transformers.masking_utils import (
     create_bidirectional_sliding_window_mask,
 )
 
-from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.attention import PromptRows, hide_tokens, parts_of
 from fusionkit.encoders.base import (
     ExtraTokens,
     Features,
@@ -90,6 +90,7 @@ class Bert(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "text"
+    takes_parts: ClassVar[bool] = True
 
     backbone: Any  # a PreTrainedModel: its parts differ from family to family
 
@@ -220,13 +221,13 @@ class Bert(MainEncoder):
             for kind in sorted(set(config.layer_types))
         }
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block = self.layers[layer]
         arguments = dict(state.cache[getattr(block, "attention_type", "full_attention")])
-        if prompts is not None:
+        if parts := parts_of(prompts):
             if self._layout.prompt_norm:
-                prompts = block.get_submodule(self._layout.prompt_norm)(prompts)
-            arguments["prompts"] = prompts
+                parts = tuple(map(block.get_submodule(self._layout.prompt_norm), parts))
+            arguments["prompts"] = parts
         return state.with_tokens(block(state.tokens, **arguments))
 
     def query(

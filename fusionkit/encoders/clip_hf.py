@@ -13,7 +13,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.attention import PromptRows, hide_tokens, parts_of
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import (
     ExtraTokens,
@@ -45,6 +45,7 @@ _INSTEAD = {"siglip": _SIGLIP, "siglip2": _SIGLIP}
 class _Tower(MainEncoder):
     """What both towers share: pre-norm layers, prompted in their keys and values."""
 
+    takes_parts: ClassVar[bool] = True
     part: ClassVar[str]
     projection_name: ClassVar[str]
 
@@ -78,11 +79,11 @@ class _Tower(MainEncoder):
         return (int(self.backbone.config.hidden_size),) * len(self.layers)
 
     def _run(
-        self, layer: int, state: TokenState, prompts: Tensor | None, mask: Tensor | None
+        self, layer: int, state: TokenState, prompts: PromptRows | None, mask: Tensor | None
     ) -> TokenState:
         block: Any = self.layers[layer]
-        arguments = {} if prompts is None else {"prompts": block.layer_norm1(prompts)}
-        return state.with_tokens(block(state.tokens, mask, **arguments))
+        rows = tuple(map(block.layer_norm1, parts_of(prompts)))
+        return state.with_tokens(block(state.tokens, mask, prompts=rows))
 
     def _project(self, tokens: Tensor) -> Tensor:
         """(..., D) to (..., C)."""
@@ -147,7 +148,7 @@ class ClipImage(_Tower):
         tokens = tower.embeddings(pixels, interpolate_pos_encoding=other)
         return TokenState(tower.pre_layrnorm(tokens))  # sic: upstream's name
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         return self._run(layer, state, prompts, mask=None)
 
     def readout(self, state: TokenState) -> Features:
@@ -257,7 +258,7 @@ class ClipText(_Tower):
         # Configs from before transformers 4.31 say 2 and mean the highest id of all.
         return (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         past, _ = state.cache
         return self._run(layer, state, prompts, mask=past)
 

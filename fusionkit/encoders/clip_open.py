@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.attention import PromptRows, hide_tokens
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import (
     ExtraTokens,
@@ -40,6 +40,7 @@ class OpenClipImage(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "image"
+    takes_parts: ClassVar[bool] = True
 
     backbone: Any  # an open_clip.transformer.VisionTransformer
 
@@ -103,7 +104,7 @@ class OpenClipImage(MainEncoder):
         pixels = pixels_of(inputs, "OpenClipImage", 3, size=pair(self.backbone.image_size))
         return TokenState(self.backbone._embeds(pixels))
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, None))
 
     def readout(self, state: TokenState) -> Features:
@@ -143,6 +144,7 @@ class OpenClipText(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "text"
+    takes_parts: ClassVar[bool] = True
 
     backbone: Any  # an open_clip.transformer.TextTransformer
 
@@ -233,7 +235,7 @@ class OpenClipText(MainEncoder):
         mask = self.backbone.attn_mask[: tokens.shape[1], : tokens.shape[1]]
         return TokenState(tokens, keep, cache=(mask, keep.sum(dim=1) - 1))
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         mask, _ = state.cache
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, mask))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from fusionkit.encoders.attention import hide_tokens
+from fusionkit.encoders.attention import PromptRows, hide_tokens, parts_of
 from fusionkit.encoders.base import (
     ExtraTokens,
     Features,
@@ -104,6 +104,7 @@ class CausalLM(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "text"
+    takes_parts: ClassVar[bool] = True
 
     backbone: Any  # a PreTrainedModel: its parts differ from family to family
 
@@ -240,13 +241,13 @@ class CausalLM(MainEncoder):
                 arguments[kind]["position_embeddings"] = rotation
         return arguments
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block = self.layers[layer]
         arguments = dict(state.cache[self._attention_types()[layer]])
-        if prompts is not None:
+        if parts := parts_of(prompts):
             if self._layout.prompt_norm:
-                prompts = block.get_submodule(self._layout.prompt_norm)(prompts)
-            arguments["prompts"] = prompts
+                parts = tuple(map(block.get_submodule(self._layout.prompt_norm), parts))
+            arguments["prompts"] = parts
         return state.with_tokens(block(state.tokens, **arguments))
 
     def query(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from fusionkit.encoders.attention import PromptRows, parts_of
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
 from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
@@ -68,6 +69,7 @@ class HfViT(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "image"
+    takes_parts: ClassVar[bool] = True
 
     backbone: Any  # a PreTrainedModel: its parts differ from family to family
 
@@ -160,10 +162,11 @@ class HfViT(MainEncoder):
             tokens, cache={"position_embeddings": self.backbone.rope_embeddings(pixels)}
         )
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block, arguments = self.layers[layer], dict(state.cache)
-        if prompts is not None:
-            arguments["prompts"] = block.get_submodule(self._layout.prompt_norm)(prompts)
+        if parts := parts_of(prompts):
+            norm = block.get_submodule(self._layout.prompt_norm)
+            arguments["prompts"] = tuple(map(norm, parts))
         return state.with_tokens(block(state.tokens, **arguments))
 
     def readout(self, state: TokenState) -> Features:

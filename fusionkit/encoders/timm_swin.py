@@ -9,7 +9,13 @@ from timm.models.swin_transformer import SwinTransformer, window_partition, wind
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionkit.encoders.attention import split_heads, widen_mask
+from fusionkit.encoders.attention import (
+    PromptRows,
+    parts_of,
+    project_parts,
+    split_heads,
+    widen_mask,
+)
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
 from fusionkit.encoders.images import ImagePreprocessor
@@ -24,6 +30,7 @@ class TimmSwin(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "image"
+    takes_parts: ClassVar[bool] = True
     backbone: SwinTransformer
 
     def __init__(
@@ -71,12 +78,10 @@ class TimmSwin(MainEncoder):
         x = backbone.patch_embed(pixels_to_embed(backbone, inputs, "TimmSwin", self.channels))
         return TokenState(backbone.layers[0].downsample(x))
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block = self.layers[layer]
-        if prompts is None or prompts.shape[1] == 0:
-            x = block(state.tokens)
-        else:
-            x = run_prompted(block, state.tokens, prompts)
+        parts = parts_of(prompts)
+        x = run_prompted(block, state.tokens, parts) if parts else block(state.tokens)
         # timm downsamples at the start of a stage. Done here instead, so that a layer's state is
         # what its block gets, and the first block of a stage takes prompts of its own width.
         if layer in self._last_of_stage:
@@ -94,26 +99,27 @@ class TimmSwin(MainEncoder):
         return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
 
 
-def run_prompted(block: Any, x: Tensor, prompts: Tensor) -> Tensor:
+def run_prompted(block: Any, x: Tensor, prompts: tuple[Tensor, ...]) -> Tensor:
     """timm's ``SwinTransformerBlock`` with extra keys and values.
 
     Args:
         block: A ``timm.models.swin_transformer.SwinTransformerBlock``.
         x: (B, H, W, D).
-        prompts: (B, n, D), not normed yet.
+        prompts: One or more parts, (B or 1, n_j, D), not normed yet.
 
     Returns:
         (B, H, W, D), what concatenating the prompts to the tokens of every window gives.
     """
-    x = x + block.drop_path1(_attend_shifted(block, block.norm1(x), block.norm1(prompts)))
+    parts = tuple(map(block.norm1, prompts))
+    x = x + block.drop_path1(_attend_shifted(block, block.norm1(x), parts))
     rows = x.flatten(1, 2)
     out: Tensor = rows + block.drop_path2(block.mlp(block.norm2(rows)))
     return out.view(x.shape)
 
 
-def _attend_shifted(block: Any, x: Tensor, prompts: Tensor) -> Tensor:
+def _attend_shifted(block: Any, x: Tensor, prompts: tuple[Tensor, ...]) -> Tensor:
     """Shift, pad, cut into windows, attend, and back: timm's ``SwinTransformerBlock._attn``."""
-    _, height, width, channels = x.shape
+    batch, height, width, channels = x.shape
     rows, columns = block.window_size
     down, right = block.shift_size
     if down or right:
@@ -121,39 +127,47 @@ def _attend_shifted(block: Any, x: Tensor, prompts: Tensor) -> Tensor:
     x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
     mask = block.get_attn_mask(x) if block.dynamic_mask else block.attn_mask
     windows = window_partition(x, block.window_size).view(-1, rows * columns, channels)
-    out = _attend(block.attn, windows, prompts, mask).view(-1, rows, columns, channels)
+    out = _attend(block.attn, windows, batch, prompts, mask).view(-1, rows, columns, channels)
     out = window_reverse(out, block.window_size, x.shape[1], x.shape[2])[:, :height, :width]
     if down or right:
         out = torch.roll(out, shifts=(down, right), dims=(1, 2))
     return out.contiguous()
 
 
-def _attend(attn: Any, windows: Tensor, prompts: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(
+    attn: Any, windows: Tensor, batch: int, prompts: tuple[Tensor, ...], mask: Tensor | None
+) -> Tensor:
     """timm's ``WindowAttention`` with extra keys and values.
 
     Args:
         attn: The module.
         windows: (B * W, N, D), the W windows of an image one after the other.
-        prompts: (B, n, D).
+        batch: B.
+        prompts: One or more parts, (B or 1, n_j, D).
         mask: (W, N, N) additive, or None.
 
     Returns:
         (B * W, N, D).
     """
-    heads, count = attn.num_heads, len(windows) // len(prompts)
+
+    def project(part: Tensor) -> tuple[Tensor, Tensor]:
+        _, key, value = attn.qkv(part).chunk(3, -1)
+        return key, value
+
+    heads, count = attn.num_heads, len(windows) // batch
     q, k, v = (
         split_heads(rows, rows.shape[-1] // heads) for rows in attn.qkv(windows).chunk(3, -1)
     )
-    _, k_prompts, v_prompts = attn.qkv(prompts).chunk(3, -1)
-    k = torch.cat([_share(k_prompts, heads, count), k], dim=2)
-    v = torch.cat([_share(v_prompts, heads, count), v], dim=2)
+    keys, values = project_parts(prompts, project, batch)
+    k = torch.cat([*(_share(rows, heads, count) for rows in keys), k], dim=2)
+    v = torch.cat([*(_share(rows, heads, count) for rows in values), v], dim=2)
     bias: Any = attn._get_rel_pos_bias()  # (1, heads, N, N)
     if mask is not None:
         bias = bias + mask.unsqueeze(1)  # (W, heads, N, N)
-    bias = widen_mask(bias, prompts.shape[1])
+    bias = widen_mask(bias, k.shape[2] - q.shape[2])
     if attn.fused_attn:
         dropout = attn.attn_drop.p if attn.training else 0.0
-        bias = bias if mask is None else bias.repeat(len(prompts), 1, 1, 1)
+        bias = bias if mask is None else bias.repeat(batch, 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     else:
         scores = (q * attn.scale) @ k.transpose(-2, -1)

@@ -9,7 +9,14 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionkit.encoders.attention import run_concatenated
+from fusionkit.encoders.attention import (
+    PromptRows,
+    join_parts,
+    parts_of,
+    project_parts,
+    run_concatenated,
+    split_heads,
+)
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
 from fusionkit.encoders.images import ImagePreprocessor
@@ -24,6 +31,7 @@ class TimmViT(MainEncoder):
     """
 
     modality: ClassVar[Modality] = "image"
+    takes_parts: ClassVar[bool] = True
     backbone: VisionTransformer
 
     def __init__(
@@ -81,13 +89,15 @@ class TimmViT(MainEncoder):
         x = backbone.patch_drop(backbone._pos_embed(x))
         return TokenState(backbone.norm_pre(x))
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block = self.backbone.blocks[layer]
-        if prompts is None or prompts.shape[1] == 0:
+        parts = parts_of(prompts)
+        if not parts:
             return state.with_tokens(block(state.tokens))
         if _is_plain(block):
-            return state.with_tokens(run_prompted(block, state.tokens, prompts))
-        return state.with_tokens(run_concatenated(block, state.tokens, prompts, self.prefix))
+            return state.with_tokens(run_prompted(block, state.tokens, parts))
+        rows = join_parts(parts, len(state.tokens))
+        return state.with_tokens(run_concatenated(block, state.tokens, rows, self.prefix))
 
     def readout(self, state: TokenState) -> Features:
         tokens = self.backbone.norm(state.tokens)
@@ -106,30 +116,36 @@ def _is_plain(block: nn.Module) -> bool:
     return type(block).forward is Block.forward and type(attention).forward is Attention.forward
 
 
-def run_prompted(block: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
+def run_prompted(block: Any, tokens: Tensor, prompts: tuple[Tensor, ...]) -> Tensor:
     """timm's pre-norm ``Block`` with extra keys and values.
 
     Args:
         block: A ``timm.models.vision_transformer.Block``.
         tokens: (B, L, D).
-        prompts: (B, n, D), not normed yet.
+        prompts: One or more parts, (B or 1, n_j, D), not normed yet.
 
     Returns:
         (B, L, D), what ``block`` gives at the tokens when the prompts are concatenated.
     """
-    n = prompts.shape[1]
-    rows = block.norm1(torch.cat([prompts, tokens], dim=1))
-    tokens = tokens + block.drop_path1(block.ls1(_attend(block.attn, rows, n)))
+    attended = _attend(block.attn, block.norm1(tokens), tuple(map(block.norm1, prompts)))
+    tokens = tokens + block.drop_path1(block.ls1(attended))
     out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
     return out
 
 
-def _attend(attn: Any, rows: Tensor, n: int) -> Tensor:
-    """timm's ``Attention`` on (B, n + L, D), for the queries after the first ``n`` rows."""
-    # One call of the module, so that a wrapped qkv (LoRA) holds for the prompts as well.
-    qkv = attn.qkv(rows).unflatten(-1, (3, attn.num_heads, attn.head_dim))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = attn.q_norm(q[:, :, n:]), attn.k_norm(k)
+def _attend(attn: Any, rows: Tensor, prompts: tuple[Tensor, ...]) -> Tensor:
+    """timm's ``Attention`` on (B, L, D) with the keys and values of prompts before its own."""
+
+    def project(part: Tensor) -> tuple[Tensor, Tensor]:
+        # By the module, so that a wrapped qkv (LoRA) holds for the prompts as well.
+        _, key, value = attn.qkv(part).chunk(3, dim=-1)
+        return key, value
+
+    query, key, value = attn.qkv(rows).chunk(3, dim=-1)
+    keys, values = project_parts(prompts, project, len(rows))
+    key, value = torch.cat([*keys, key], dim=1), torch.cat([*values, value], dim=1)
+    q, k, v = (split_heads(part, attn.head_dim) for part in (query, key, value))
+    q, k = attn.q_norm(q), attn.k_norm(k)
     if attn.fused_attn:
         dropout = attn.attn_drop.p if attn.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -138,6 +154,6 @@ def _attend(attn: Any, rows: Tensor, n: int) -> Tensor:
         out = attn.attn_drop(scores.softmax(dim=-1)) @ v
     out = attn.norm(out.transpose(1, 2).flatten(2))
     if attn.gate is not None:
-        out = out * attn.gate(rows[:, n:]).sigmoid()
+        out = out * attn.gate(rows).sigmoid()
     projected: Tensor = attn.proj_drop(attn.proj(out))
     return projected

@@ -9,6 +9,7 @@ upstream's own ``sdpa``.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,7 +18,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from fusionkit.encoders.attention import split_heads, widen_mask
+from fusionkit.encoders.attention import (
+    PromptRows,
+    parts_of,
+    project_parts,
+    split_heads,
+    widen_mask,
+)
 
 PROMPTED = "fusionkit_prompts"
 
@@ -28,7 +35,7 @@ def prompted_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    prompts: Tensor | None = None,
+    prompts: PromptRows | None = None,
     prompts_keep: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -41,26 +48,28 @@ def prompted_attention(
         value: (B, H, S, head_dim).
         attention_mask: Broadcastable to (B, H, L, S), bool with True = visible, or additive
             float; None if all is visible, or all up to the query for a causal module.
-        prompts: (B, n, D), already through the block's own first norm if it has one; or None.
+        prompts: Rows or parts of them, already through the block's own first norm if it has one;
+            or None.
         prompts_keep: (B, n) bool, True = visible; None if all are.
         **kwargs: What ``sdpa`` of transformers takes.
 
     Returns:
         (B, L, H, head_dim), and None in place of the attention weights.
     """
-    if prompts is not None and prompts.shape[1] > 0:
+    if parts := parts_of(prompts):
         if attention_mask is None and getattr(module, "is_causal", False):
             # is_causal aligns the triangle with the first key, which is now a prompt.
             shape = query.shape[-2], key.shape[-2]
             triangle = torch.ones(shape, dtype=torch.bool, device=key.device)
             attention_mask = triangle.tril(shape[1] - shape[0])[None, None]
+        keys, values = project_parts(parts, functools.partial(project_prompts, module), len(key))
         if prompts_keep is None:
-            attention_mask = widen_mask(attention_mask, prompts.shape[1])
+            attention_mask = widen_mask(attention_mask, sum(part.shape[1] for part in parts))
         else:
             attention_mask = _join_masks(prompts_keep, attention_mask, query, key)
-        prompt_key, prompt_value = project_prompts(module, prompts)
-        key = torch.cat([split_heads(prompt_key, key.shape[-1]), key], dim=-2)
-        value = torch.cat([split_heads(prompt_value, value.shape[-1]), value], dim=-2)
+        width = key.shape[-1]
+        key = torch.cat([*(split_heads(rows, width) for rows in keys), key], dim=-2)
+        value = torch.cat([*(split_heads(rows, width) for rows in values), value], dim=-2)
         kwargs["is_causal"] = False
     out: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, **kwargs

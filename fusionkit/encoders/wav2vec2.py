@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
+from fusionkit.encoders.attention import PromptRows, parts_of
 from fusionkit.encoders.audio import (
     MAX_SECONDS,
     RATE,
@@ -29,6 +30,7 @@ class TransformersSpeech(SpeechEncoder):
     nothing uses it, and published fine-tuned models lack it.
     """
 
+    takes_parts: ClassVar[bool] = True
     model_type: ClassVar[str]
     default_model: ClassVar[str]
     attention: ClassVar[type[nn.Module] | None] = None  # takes the place of upstream's
@@ -82,9 +84,12 @@ class TransformersSpeech(SpeechEncoder):
         # All but HuBERT's return what entered the projection as well.
         return projected[0] if isinstance(projected, tuple) else projected
 
-    def prompt_rows(self, layer: int, prompts: Tensor) -> Tensor:
+    def prompt_rows(self, layer: int, prompts: PromptRows | None) -> tuple[Tensor, ...]:
         """What the attention of ``layer`` makes keys and values of."""
-        return self.transformer.layers[layer].layer_norm(prompts) if self.pre_norm else prompts
+        parts = parts_of(prompts)
+        return (
+            tuple(map(self.transformer.layers[layer].layer_norm, parts)) if self.pre_norm else parts
+        )
 
     def preprocessor(self, train: bool) -> AudioPreprocessor:
         settings: Mapping[str, Any] = read_preprocessing(self._model, self._weights)
@@ -112,8 +117,8 @@ class Wav2Vec2(TransformersSpeech):
         )
         return mask
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
-        rows = None if prompts is None else self.prompt_rows(layer, prompts)
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
+        rows = self.prompt_rows(layer, prompts)
         block = self.layers[layer]
         return state.with_tokens(block(state.tokens, attention_mask=state.cache, prompts=rows))
 

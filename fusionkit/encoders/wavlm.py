@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-from fusionkit.encoders.attention import split_heads, widen_mask
+from fusionkit.encoders.attention import PromptRows, project_parts, split_heads, widen_mask
 from fusionkit.encoders.base import TokenState
 from fusionkit.encoders.wav2vec2 import TransformersSpeech
 
@@ -27,7 +27,7 @@ class GatedAttention(WavLMAttention):  # type: ignore[misc]
         attention_mask: Tensor,
         position_bias: Tensor | None = None,
         index: int = 0,
-        prompts: Tensor | None = None,
+        prompts: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, None, Tensor]:
         """Attend.
 
@@ -36,7 +36,7 @@ class GatedAttention(WavLMAttention):  # type: ignore[misc]
             attention_mask: (B, L) bool, True = real token.
             position_bias: (heads, L, L), None in the first layer.
             index: Upstream passes the number of the layer.
-            prompts: (B, n, D), through the block's first norm if it has one; or None.
+            prompts: Parts of (B or 1, n_j, D), through the block's first norm if it has one.
 
         Returns:
             (B, L, D), None for the attention weights, and the biases.
@@ -50,20 +50,23 @@ class GatedAttention(WavLMAttention):  # type: ignore[misc]
         gate = gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0  # (B, heads, L, 1)
         bias = (gate * position_bias).masked_fill(~attention_mask[:, None, None], -torch.inf)
 
-        rows = hidden_states
-        if prompts is not None:
-            rows = torch.cat([prompts.to(rows.dtype), rows], dim=1)
+        keys, values = project_parts(
+            (*prompts, hidden_states), self._keys_and_values, len(hidden_states)
+        )
         query = split_heads(self.q_proj(hidden_states), self.head_dim)
-        key = split_heads(self.k_proj(rows), self.head_dim)
-        value = split_heads(self.v_proj(rows), self.head_dim)
+        key = split_heads(torch.cat(keys, dim=1), self.head_dim)
+        value = split_heads(torch.cat(values, dim=1), self.head_dim)
         out = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=widen_mask(bias.to(query.dtype), rows.shape[1] - length),
+            attn_mask=widen_mask(bias.to(query.dtype), key.shape[2] - length),
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out_proj(out.transpose(1, 2).flatten(2)), None, position_bias
+
+    def _keys_and_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.k_proj(rows), self.v_proj(rows)
 
 
 class WavLM(TransformersSpeech):
@@ -86,8 +89,8 @@ class WavLM(TransformersSpeech):
         bias = first.attention.compute_bias(length, length)
         return TokenState(tokens, keep, cache=bias)
 
-    def run_layer(self, layer: int, state: TokenState, prompts: Tensor | None) -> TokenState:
-        rows = None if prompts is None else self.prompt_rows(layer, prompts)
+    def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
+        rows = self.prompt_rows(layer, prompts)
         tokens, bias = self.layers[layer](
             state.tokens, attention_mask=state.keep, position_bias=state.cache, prompts=rows
         )

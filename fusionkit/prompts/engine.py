@@ -14,7 +14,7 @@ from fusionkit.errors import ConfigError
 from fusionkit.prompts.mapper import Mapper, SequenceMapper
 from fusionkit.prompts.psi import PSI_DIM, Psi, PsiMode
 from fusionkit.prompts.router import ComplementRouter, Gate, MultimodalRouter
-from fusionkit.prompts.static import INIT_RANGE, StaticPrompts, uniform_rows
+from fusionkit.prompts.static import INIT_RANGE, ByWidth, StaticPrompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class ConditionalPrompts(nn.Module):
             :class:`~fusionkit.prompts.mapper.SequenceMapper`.
         mapped_length: m, rows of P_m; above 1 only under ``sequence``.
         mapper_dim: Hidden width of the mapper.
-        dropout: Probability that an entry of a prompt is dropped in training.
+        dropout: Probability that an entry of a prompt is dropped in training; of P_s the same
+            entries for all samples of a batch.
         init_range: P_s and the experts start as U(-init_range, init_range).
 
     Raises:
@@ -100,7 +101,7 @@ class ConditionalPrompts(nn.Module):
         self.layers = tuple(range(first, last))
         self.widths = tuple(chosen)
         self.static = StaticPrompts(chosen, prompt_length, init_range) if static else None
-        self.experts: nn.ParameterList | None = None
+        self.experts: ByWidth | None = None  # (N_D, k, l, D) for the N_D layers of width D
         self.router: ComplementRouter | MultimodalRouter | None = None
         self.psi: Psi | None = None
         self.mapper: Mapper | SequenceMapper | None = None
@@ -112,10 +113,7 @@ class ConditionalPrompts(nn.Module):
         if dynamic or (mapped and mapper == "pooled"):
             self.psi = Psi(complement_dims, psi, psi_dim)
         if dynamic and self.psi is not None:
-            self.experts = nn.ParameterList(
-                uniform_rows(experts, prompt_length, width, init_range=init_range)
-                for width in chosen
-            )
+            self.experts = ByWidth(chosen, (experts, prompt_length), init_range)
             self.router = (
                 ComplementRouter(self.psi.out_dim, len(chosen), experts)
                 if router == "complement"
@@ -135,67 +133,123 @@ class ConditionalPrompts(nn.Module):
             seen: Features of each complement, in the order of ``complement_dims``; none if only
                 static prompts are used.
         """
+        static = None if self.static is None else self.static(self.dropout)
         psi = None if self.psi is None else self.psi([features.pooled for features in seen])
-        routed = None if self.router is None or psi is None else self.router.prepare(psi)
+        mapped: list[Tensor] | None = None
         if isinstance(self.mapper, SequenceMapper):
-            return BatchPrompts(self, routed, self.mapper(seen))
-        mapped = None if self.mapper is None or psi is None else self.mapper(psi)
-        return BatchPrompts(self, routed, mapped)
+            mapped = self.mapper(seen)
+        elif self.mapper is not None and psi is not None:
+            mapped = self.mapper(psi)
+        routed = None if self.router is None or psi is None else self.router.prepare(psi)
+        if isinstance(self.router, MultimodalRouter) and routed is not None:
+            return RoutedByTokens(self, static, mapped, routed)
+        if routed is None:
+            own = None if mapped is None else [self.dropout(rows) for rows in mapped]
+            return BatchPrompts(self.layers, static, own, None)
+        weights, probabilities = self.gate(routed, self.training)
+        own = self._mix(weights, mapped)
+        return BatchPrompts(self.layers, static, own, Routing(weights, probabilities, self.layers))
 
-    def mix(self, slot: int, weights: Tensor) -> Tensor:
-        """P_d (Eq. 4): weights (B, k) to (B, l, D)."""
+    def _mix(self, weights: Tensor, mapped: Sequence[Tensor] | None) -> list[Tensor]:
+        """[P_d, P_m] of all layers, (B, l + m, D_i), from weights (B, N, k)."""
         assert self.experts is not None
-        experts: Tensor = self.experts[slot]
-        return (weights.to(experts.dtype) @ experts.flatten(1)).unflatten(-1, experts.shape[1:])
+        by_layer, by_width = weights.unbind(dim=1), {}
+        for width, experts in self.experts.items():
+            places = self.experts.places[width]
+            scores = torch.stack([by_layer[place] for place in places]).to(experts.dtype)
+            rows = (scores @ experts.flatten(2)).unflatten(-1, experts.shape[2:])  # (N_D, B, l, D)
+            if mapped is not None:
+                rows = torch.cat([rows, torch.stack([mapped[place] for place in places])], dim=2)
+            by_width[width] = self.dropout(rows)
+        return self.experts.in_order(by_width)
 
 
 class BatchPrompts:
-    """The prompts of one batch; hands each layer its rows and keeps a record of the routing."""
+    """The prompts of one batch, which hands each layer its rows.
+
+    Args:
+        layers: Indices of the N prompted layers.
+        static: P_s of each, (1, l, D_i); None if it is not used.
+        own: The rows of each that differ from sample to sample, (B, n, D_i); None if there are
+            none.
+        routing: Which experts were used; None without dynamic prompts.
+    """
 
     def __init__(
-        self, engine: ConditionalPrompts, routed: Tensor | None, mapped: Sequence[Tensor] | None
+        self,
+        layers: tuple[int, ...],
+        static: Sequence[Tensor] | None,
+        own: Sequence[Tensor] | None,
+        routing: Routing | None,
     ) -> None:
-        self.engine = engine
-        self.routed = routed
-        self.mapped = mapped
-        self.record: list[tuple[Tensor, Tensor]] = []
+        self.layers = layers
+        self.static = static
+        self.own = own
+        self._routing = routing
 
-    def __call__(self, layer: int, state: TokenState) -> Tensor | None:
-        """Rows of ``layer``, (B, n, D), n = 2 l + m with all three prompts; None if unprompted."""
-        engine = self.engine
-        if layer not in engine.layers:
+    def __call__(self, layer: int, state: TokenState) -> tuple[Tensor, ...] | None:
+        """Rows of ``layer``: P_s (1, l, D), [P_d, P_m] (B, l + m, D); None if unprompted."""
+        if layer not in self.layers:
             return None
-        slot = layer - engine.layers[0]
-        parts = []
-        if engine.static is not None:
-            parts.append(engine.static(slot, len(state.tokens)))
-        if self.routed is not None:
-            parts.append(engine.mix(slot, self._route(slot, state)))
-        if self.mapped is not None:
-            parts.append(self.mapped[slot])
-        rows: Tensor = engine.dropout(torch.cat(parts, dim=1))
-        return rows
+        slot = layer - self.layers[0]
+        parts = () if self.static is None else (self.static[slot],)
+        own = self._own(slot, state)
+        return parts if own is None else (*parts, own)
 
-    def _route(self, slot: int, state: TokenState) -> Tensor:
-        router = self.engine.router
-        assert router is not None
-        assert self.routed is not None
-        mean = tokens_mean(state) if isinstance(router, MultimodalRouter) else None
-        weights, probabilities = self.engine.gate(
-            router(self.routed, slot, mean), self.engine.training
-        )
-        self.record.append((weights, probabilities))
-        return weights
+    def _own(self, slot: int, state: TokenState) -> Tensor | None:
+        return None if self.own is None else self.own[slot]
 
     @property
     def routing(self) -> Routing | None:
-        """The record, once the main encoder has run; None without dynamic prompts."""
+        """Which experts were used, once the main encoder has run."""
+        return self._routing
+
+
+class RoutedByTokens(BatchPrompts):
+    """Prompts whose routing waits for the tokens that enter each layer.
+
+    Args:
+        engine: Where they come from.
+        static: As in :class:`BatchPrompts`.
+        mapped: P_m of each layer, (B, m, D_i); None if it is not used.
+        routed: What the router made of psi, see :meth:`MultimodalRouter.prepare`.
+    """
+
+    def __init__(
+        self,
+        engine: ConditionalPrompts,
+        static: Sequence[Tensor] | None,
+        mapped: Sequence[Tensor] | None,
+        routed: Tensor,
+    ) -> None:
+        super().__init__(engine.layers, static, None, None)
+        assert engine.experts is not None
+        self.engine = engine
+        self.mapped = mapped
+        self.routed = routed
+        self.experts = engine.experts.in_order()
+        self.record: list[tuple[Tensor, Tensor]] = []
+
+    def _own(self, slot: int, state: TokenState) -> Tensor:
+        engine, experts = self.engine, self.experts[slot]
+        assert isinstance(engine.router, MultimodalRouter)
+        logits = engine.router(self.routed, slot, tokens_mean(state))
+        weights, probabilities = engine.gate(logits, engine.training)
+        self.record.append((weights, probabilities))
+        rows = (weights.to(experts.dtype) @ experts.flatten(1)).unflatten(-1, experts.shape[1:])
+        if self.mapped is not None:
+            rows = torch.cat([rows, self.mapped[slot]], dim=1)
+        dropped: Tensor = engine.dropout(rows)
+        return dropped
+
+    @property
+    def routing(self) -> Routing | None:
         if not self.record:
             return None
         weights, probabilities = (
             torch.stack(part, dim=1) for part in zip(*self.record, strict=True)
         )
-        return Routing(weights, probabilities, self.engine.layers)
+        return Routing(weights, probabilities, self.layers)
 
 
 def tokens_mean(state: TokenState) -> Tensor:

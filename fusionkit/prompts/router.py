@@ -70,10 +70,6 @@ class ComplementRouter(nn.Module):
         logits: Tensor = self.linear(psi)
         return logits.unflatten(-1, self.shape)
 
-    def forward(self, prepared: Tensor, slot: int, tokens_mean: Tensor | None) -> Tensor:
-        """Logits of one layer, (B, k)."""
-        return prepared[:, slot]
-
 
 class MultimodalRouter(nn.Module):
     """logits = [A_i xbar ; C_i psi] K_i with frozen orthogonal keys K_i (arXiv 2403.10568).
@@ -100,7 +96,7 @@ class MultimodalRouter(nn.Module):
         query: Tensor = self.from_complement(psi)
         return query.unflatten(-1, (len(self.from_main), QUERY_COMPLEMENT))
 
-    def forward(self, prepared: Tensor, slot: int, tokens_mean: Tensor | None) -> Tensor:
+    def forward(self, prepared: Tensor, slot: int, tokens_mean: Tensor) -> Tensor:
         """Logits of one layer, (B, k); ``tokens_mean`` (B, D) is over the layer's input tokens."""
         query = torch.cat([self.from_main[slot](tokens_mean), prepared[:, slot]], dim=-1)
         return query @ self.keys[slot].to(query.dtype)

@@ -61,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
     Check(22, "further tokens run along, and are cut off", further.further_tokens_run_along),
     Check(23, "queries read the layers and leave them alone", further.queries_read_the_layers),
     Check(24, "layers run on from stored tokens", main.resumes_from_tokens),
+    Check(25, "prompts in parts equal the whole", main.parts_equal_the_whole),
 )
 
 

@@ -137,6 +137,32 @@ def equals_concatenation(ctx: Context) -> None:
             ctx.close(ours, theirs, what, remedy)
 
 
+def parts_equal_the_whole(ctx: Context) -> None:
+    """Rows that all samples share give in a part of their own what they give in every sample's.
+
+    Outputs, and gradients of tokens and of both parts.
+    """
+    encoder = ctx.main
+    remedy = "Make keys and values of each part, and let those of (1, n, D) hold for all samples."
+    for layer, state in ctx.states():
+        batch = len(state.tokens)
+        found = []
+        for in_parts in (True, False):
+            tokens = state.tokens.detach().clone().requires_grad_()
+            shared = ctx.prompts[layer][:1, :1].clone().requires_grad_()
+            own = ctx.prompts[layer][:, 1:].clone().requires_grad_()
+            whole = torch.cat([shared.expand(batch, -1, -1), own], dim=1)
+            rows = (shared, own) if in_parts else whole
+            out = encoder.step(layer, state.with_tokens(tokens), rows)
+            kept = real_tokens(out.tokens, out.keep)
+            inputs = [tokens, shared, own]
+            gradients = torch.autograd.grad(weighted_sum(kept), inputs, allow_unused=True)
+            found.append([kept.detach(), *map(_dense, gradients)])
+        names = ("output", "gradient of the tokens", "of the shared rows", "of the others")
+        for name, ours, theirs in zip(names, *found, strict=True):
+            ctx.close(ours, theirs, f"layer {layer}, {name}, in parts", remedy)
+
+
 def prompts_keep_the_autocast_dtype(ctx: Context) -> None:
     """Under bfloat16 autocast, a layer with float32 prompts returns the dtype it has without."""
     encoder = ctx.main.float()

@@ -61,10 +61,10 @@ class Prefix(OwnPrompts):
         self, inputs: Inputs, edit: TokenEdit | None, extra: ExtraTokens | None
     ) -> Features:
         # Once for all layers, and outside of what checkpointing recomputes.
-        layers = self.mlp(self.rows.weight).split(self.encoder.layer_widths, dim=-1)
+        made = self.dropout(self.mlp(self.rows.weight))
+        layers = made.split(self.encoder.layer_widths, dim=-1)
 
-        def prompts(layer: int, state: TokenState) -> Tensor:
-            rows: Tensor = self.dropout(layers[layer].expand(len(state.tokens), -1, -1))
-            return rows
+        def prompts(layer: int, state: TokenState) -> tuple[Tensor]:
+            return (layers[layer].unsqueeze(0),)
 
         return self.encoder.encode(inputs, prompts, edit, extra)

@@ -16,7 +16,6 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Prompts,
     TokenEdit,
-    TokenState,
 )
 from fusionkit.errors import ConfigError
 from fusionkit.prompts.static import INIT_RANGE, StaticPrompts
@@ -119,16 +118,10 @@ class Prompt(OwnPrompts):
         self, inputs: Inputs, edit: TokenEdit | None, extra: ExtraTokens | None
     ) -> Features:
         if not self.shallow:
-            return self.encoder.encode(inputs, self._rows, edit, extra)
-        rows = self._expanded(0, len(next(iter(inputs.values()))))
+            layers = self.prompts(self.dropout)
+            return self.encoder.encode(inputs, lambda layer, _: (layers[layer],), edit, extra)
+        rows = self.prompts(self.dropout)[0].expand(len(next(iter(inputs.values()))), -1, -1)
         return self.encoder.encode(inputs, None, edit, _in_front(rows, extra))
-
-    def _rows(self, layer: int, state: TokenState) -> Tensor:
-        return self._expanded(layer, len(state.tokens))
-
-    def _expanded(self, slot: int, batch: int) -> Tensor:
-        rows: Tensor = self.dropout(self.prompts(slot, batch))
-        return rows
 
 
 def _in_front(rows: Tensor, extra: ExtraTokens | None) -> ExtraTokens:

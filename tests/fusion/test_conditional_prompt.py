@@ -238,9 +238,9 @@ def test_main_only_reads_no_complement():
 def test_groups_follow_roles():
     names = [
         "head.weight",
-        "fusion.prompts.experts.0",
+        "fusion.prompts.experts.8",
         "fusion.encoders.main.encoder.backbone.0.norm.weight",
-        "fusion.encoders.complement_2.prompts.rows.0",
+        "fusion.encoders.complement_2.prompts.rows.8",
     ]
     assert [group_of(name) for name in names] == ["head", "fusion", "main", "complement_2"]
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fusionkit.encoders.attention import join_parts
 from fusionkit.encoders.base import Features, TokenState
 from fusionkit.errors import ConfigError
 from fusionkit.prompts.engine import ConditionalPrompts, tokens_mean
 from fusionkit.prompts.router import Gate, MultimodalRouter
+from fusionkit.prompts.static import ByWidth
 
 SWIN_B = [128] * 2 + [256] * 2 + [512] * 18 + [1024] * 2
 WIDTHS = [4, 4, 8]
@@ -24,9 +26,15 @@ def seen(*pooled: torch.Tensor) -> list[Features]:
     return [Features(x) for x in pooled]
 
 
+def of_layer(tensors: ByWidth, layer: int) -> torch.Tensor:
+    """By hand: layers of one width stand in one tensor, in their order."""
+    width = WIDTHS[layer]
+    return tensors[str(width)][WIDTHS[:layer].count(width)]
+
+
 def rows(engine: ConditionalPrompts, psi: torch.Tensor | None, batch: int = 3) -> list:
     prompts = engine([] if psi is None else seen(psi))
-    return [prompts(layer, state) for layer, state in enumerate(states(batch))]
+    return [join_parts(prompts(layer, state), batch) for layer, state in enumerate(states(batch))]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +72,10 @@ def test_rows_are_static_then_dynamic_then_mapped():
         scores = ((psi @ weight.T + bias) / 0.1).softmax(-1)
         hidden = F.gelu(engine.mapper.shared[0](psi))
         mapped = F.gelu(engine.mapper.by_width[str(WIDTHS[layer])][0](hidden))
-        torch.testing.assert_close(made[:, :2], engine.static.rows[layer].expand(3, -1, -1))
+        static = of_layer(engine.static.rows, layer)
+        torch.testing.assert_close(made[:, :2], static.expand(3, -1, -1))
         for b in range(3):
-            dynamic = sum(scores[b, e] * engine.experts[layer][e] for e in range(3))
+            dynamic = sum(scores[b, e] * of_layer(engine.experts, layer)[e] for e in range(3))
             torch.testing.assert_close(made[b, 2:4], dynamic)
         torch.testing.assert_close(made[:, 4], mapped)
 
@@ -74,7 +83,7 @@ def test_rows_are_static_then_dynamic_then_mapped():
 def test_one_expert_is_a_plain_learned_prompt():
     engine = ConditionalPrompts(WIDTHS, [6], static=False, mapped=False, experts=1, prompt_length=2)
     made = rows(engine.eval(), torch.randn(3, 6))
-    torch.testing.assert_close(made[2], engine.experts[2].expand(3, -1, -1))
+    torch.testing.assert_close(made[2], of_layer(engine.experts, 2).expand(3, -1, -1))
 
 
 def test_widths_share_their_mapped_prompt():
@@ -90,7 +99,7 @@ def test_the_sequence_mapper_makes_m_rows_after_static_and_dynamic():
     ).eval()
     features = Features(torch.randn(3, 6), torch.randn(3, 7, 6))
     prompts = engine([features])
-    made = [prompts(layer, state) for layer, state in enumerate(states())]
+    made = [join_parts(prompts(layer, state), 3) for layer, state in enumerate(states())]
     assert [tuple(row.shape) for row in made] == [(3, 8, width) for width in WIDTHS]
     for row, mapped in zip(made, engine.mapper([features]), strict=True):
         assert torch.equal(row[:, 4:], mapped)
@@ -113,15 +122,15 @@ def test_prompted_layers_in_the_middle_get_their_own_mapped_rows():
     ).eval()
     features = Features(torch.randn(3, 6), torch.randn(3, 7, 6))
     prompts = engine([features])
-    second, third = (prompts(layer, states()[layer]) for layer in (1, 2))
+    (second,), (third,) = (prompts(layer, states()[layer]) for layer in (1, 2))
     assert (second.shape, third.shape) == ((3, 1, 4), (3, 1, 8))
     assert torch.equal(second, engine.mapper([features])[0])
 
 
-def test_one_complement_under_the_pooled_mapper_has_the_parameter_names_it_always_had():
+def test_parameters_of_one_complement_under_the_pooled_mapper():
     names = set(ConditionalPrompts([4, 8], [6]).state_dict())
     assert names == {
-        *(f"{part}.{layer}" for part in ("static.rows", "experts") for layer in (0, 1)),
+        *(f"{part}.{width}" for part in ("static.rows", "experts") for width in (4, 8)),
         *(f"router.linear.{kind}" for kind in ("weight", "bias")),
         *(f"mapper.shared.0.{kind}" for kind in ("weight", "bias")),
         *(f"mapper.by_width.{w}.0.{kind}" for w in (4, 8) for kind in ("weight", "bias")),
@@ -138,8 +147,8 @@ def test_layers_outside_the_range_get_no_prompts():
     prompts = engine(seen(torch.randn(3, 6)))
     made = [prompts(layer, state) for layer, state in enumerate(states())]
     assert made[0] is None
-    assert made[1].shape == (3, 13, 4)
-    assert made[2].shape == (3, 13, 8)
+    assert [tuple(part.shape) for part in made[1]] == [(1, 6, 4), (3, 7, 4)]
+    assert [tuple(part.shape) for part in made[2]] == [(1, 6, 8), (3, 7, 8)]
     assert prompts.routing.layers == (1, 2)
     assert prompts.routing.weights.shape == (3, 2, 2)
 
@@ -157,8 +166,8 @@ def test_a_row_does_not_depend_on_its_batch_mates():
     for router in ("complement", "multimodal"):
         engine = ConditionalPrompts(WIDTHS, [6], experts=4, router=router).eval().double()
         psi, state = torch.randn(3, 6).double(), TokenState(torch.randn(3, 5, 4).double())
-        together = engine(seen(psi))(0, state)
-        alone = engine(seen(psi[1:2]))(0, TokenState(state.tokens[1:2]))
+        _, together = engine(seen(psi))(0, state)
+        _, alone = engine(seen(psi[1:2]))(0, TokenState(state.tokens[1:2]))
         torch.testing.assert_close(together[1:2], alone)
 
 
@@ -166,10 +175,10 @@ def test_evaluation_is_repeatable_and_training_is_noisy():
     engine = ConditionalPrompts(WIDTHS, [6], experts=4, dropout=0.0)
     psi = torch.randn(3, 6)
     first, second = engine.eval()(seen(psi)), engine(seen(psi))
-    assert torch.equal(first(0, states()[0]), second(0, states()[0]))
+    assert torch.equal(first(0, states()[0])[1], second(0, states()[0])[1])
     engine.train()
     first, second = engine(seen(psi)), engine(seen(psi))
-    assert not torch.equal(first(0, states()[0]), second(0, states()[0]))
+    assert not torch.equal(first(0, states()[0])[1], second(0, states()[0])[1])
     assert torch.equal(first.routing.probabilities, second.routing.probabilities)
 
 
@@ -200,7 +209,7 @@ def test_dropout_acts_on_prompts_in_training_only():
 def test_prompts_start_in_their_range():
     engine = ConditionalPrompts(SWIN_B, [6], experts=2)
     limit = math.sqrt(6 / (3 * 16 + 128))
-    for parameter in (*engine.static.rows, *engine.experts):
+    for parameter in (*engine.static.rows.values(), *engine.experts.values()):
         assert parameter.abs().max() <= limit
         assert parameter.abs().max() > 0.9 * limit
 

@@ -351,6 +351,14 @@ class ForgetsItsCache(Right):
         return TokenState(super().run_layer(layer, bare, prompts).tokens, state.keep, state.cache)
 
 
+class TakesTheLastPartOnly(Right):
+    takes_parts = True
+
+    def run_layer(self, layer, state, prompts):
+        rows = prompts[-1] if isinstance(prompts, tuple) else prompts
+        return super().run_layer(layer, state, rows)
+
+
 class HasAWeightBesideTheBackbone(Right):
     def __init__(self):
         super().__init__()
@@ -767,6 +775,7 @@ WRONG = [
     (AnswersAMate, 23, "sees padding|alone against in its batch", True),
     (WritesIntoItsQueries, 23, r"query\(0, ...\) changed what it was given", True),
     (ForgetsItsCache, 24, "from the tokens that enter layer 1: off by .* Make in `resume`", False),
+    (TakesTheLastPartOnly, 25, "layer 0, output, in parts: off by .* Make keys and values", True),
     (CountsPromptsOfQueries, 23, "rows with zero prompts against none: off by", True),
 ]
 

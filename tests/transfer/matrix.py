@@ -236,9 +236,9 @@ def expected_names(mode: str, plain: Any) -> set[str]:
         }
     count = len(plain.layers) if isinstance(plain, MainEncoder) else 1
     if mode == "prompt":
-        return {f"prompts.rows.{i}" for i in range(count)}
+        return {f"prompts.rows.{width}" for width in plain.layer_widths}
     if mode == "shallow":
-        return {"prompts.rows.0"}
+        return {f"prompts.rows.{plain.layer_widths[0]}"}
     if mode == "prefix":
         return {"rows.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias"}
     if mode == "adapter":
@@ -296,7 +296,7 @@ def prompt_rows(pair: Pair) -> list[Tensor] | None:
     if pair.mode == "shallow":
         return None
     if pair.mode == "prompt":
-        return [row.expand(size, -1, -1) for row in pair.transfer.prompts.rows]
+        return [row.expand(size, -1, -1) for row in pair.transfer.prompts.rows.in_order()]
     if pair.mode == "prefix":
         first, _, second = pair.transfer.mlp
         hidden = (pair.transfer.rows.weight @ first.weight.T + first.bias).tanh()
@@ -337,7 +337,7 @@ def reference(pair: Pair, prompts: list[Tensor] | None) -> Tensor:
     run = pair.case.reference_layer
     own = None
     if pair.mode == "shallow":
-        (row,) = transfer.prompts.rows
+        (row,) = transfer.prompts.rows.in_order()
         own = ExtraTokens(row.expand(len(next(iter(inputs.values()))), -1, -1))
     state, place = (plain.embed(inputs), 0) if own is None else plain.embed_with(inputs, own)
     for layer in range(len(plain.layers)):

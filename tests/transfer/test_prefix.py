@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import TinyComplement, TinyMain
 
+from fusionkit.encoders.attention import join_parts, parts_of
 from fusionkit.encoders.base import ExtraTokens
 from fusionkit.encoders.bert import Bert
 from fusionkit.encoders.timm_swin import TimmSwin
@@ -61,7 +62,7 @@ def rows_of(transfer: Prefix, inputs: dict) -> list[torch.Tensor]:
     run_layer = transfer.encoder.run_layer
 
     def run(layer, state, prompts):
-        seen[layer] = prompts
+        seen[layer] = join_parts(parts_of(prompts), len(state.tokens))
         return run_layer(layer, state, prompts)
 
     transfer.encoder.run_layer = run
@@ -98,7 +99,8 @@ def test_it_equals_static_prompts_of_these_values(make, inputs):
     static = Prompt(encoder, length=3, dropout=0.0).double()
     before = static(batch).pooled
     with torch.no_grad():
-        for row, values in zip(static.prompts.rows, rows_of(transfer, batch), strict=True):
+        rows = static.prompts.rows.in_order()
+        for row, values in zip(rows, rows_of(transfer, batch), strict=True):
             row.copy_(values[0])
     found = transfer(batch).pooled
     torch.testing.assert_close(found, static(batch).pooled, rtol=0, atol=1e-10)
@@ -114,7 +116,7 @@ def test_the_number_of_its_weights(length, hidden):
 
 def test_by_default_it_is_as_long_as_prompts_and_as_wide_as_its_source():
     transfer, prompt = Prefix(TinyMain()), Prompt(TinyMain())
-    assert transfer.rows.weight.shape == prompt.prompts.rows[0].shape
+    assert transfer.rows.weight.shape == prompt.prompts.rows.in_order()[0].shape
     assert transfer.mlp[0].out_features == 512
     assert transfer.dropout.p == prompt.dropout.p
 
@@ -138,7 +140,8 @@ def test_entries_are_dropped_in_training_only():
     transfer.train()
     rows = rows_of(transfer, WORDS)[0]
     assert (rows == 0).any()
-    assert not torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[1])  # the same entries for all samples of a batch
+    assert not torch.equal(rows[0], rows_of(transfer, WORDS)[0][0])
 
 
 @pytest.mark.parametrize("recompute", [False, True])

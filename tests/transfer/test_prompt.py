@@ -109,7 +109,7 @@ def test_on_an_image_it_equals_upstream_blocks_on_joined_tokens(pool):
     )
     plain.double().eval().load_state_dict(transfer.encoder.backbone.state_dict())
     tokens = plain.norm_pre(plain._pos_embed(plain.patch_embed(inputs["pixels"])))
-    rows = transfer.prompts.rows[0].expand(2, -1, -1)
+    rows = transfer.prompts.rows.in_order()[0].expand(2, -1, -1)
     # Section 3.2 of arXiv 2203.12119: class token, prompts, patches.
     tokens = plain.blocks(torch.cat([tokens[:, :1], rows, tokens[:, 1:]], dim=1))
     tokens = plain.norm(torch.cat([tokens[:, :1], tokens[:, 1 + N :]], dim=1))
@@ -123,7 +123,7 @@ def test_on_a_text_it_equals_upstream_on_joined_embeddings():
     transfer = shallow(text(causal=False))
     plain = upstream(transfer.encoder.backbone)
     words = plain.embeddings.word_embeddings(WORDS["input_ids"])
-    rows, keep = transfer.prompts.rows[0].expand(2, -1, -1), WORDS["attention_mask"]
+    rows, keep = transfer.prompts.rows.in_order()[0].expand(2, -1, -1), WORDS["attention_mask"]
     expected = plain(
         inputs_embeds=torch.cat([words[:, :1], rows, words[:, 1:]], dim=1),
         attention_mask=torch.cat([keep[:, :1], torch.ones(2, N).long(), keep[:, 1:]], dim=1),
@@ -137,7 +137,7 @@ def test_on_a_text_it_equals_upstream_on_joined_embeddings():
 def test_on_a_causal_model_the_rows_stand_before_all_words():
     transfer = shallow(text(causal=True))
     plain = upstream(transfer.encoder.backbone)
-    rows = transfer.prompts.rows[0].expand(2, -1, -1)
+    rows = transfer.prompts.rows.in_order()[0].expand(2, -1, -1)
     joined = torch.cat([rows, plain.wte(WORDS["input_ids"])], dim=1)
     expected = plain(inputs_embeds=joined).last_hidden_state
     close(transfer(WORDS).pooled, torch.stack([expected[0, N + 4], expected[1, N + 2]]))
@@ -150,14 +150,15 @@ def test_in_one_layer_shallow_and_deep_are_the_same():
     close(found(inputs).pooled, deep(inputs).pooled)
     two = vit(depth=2)
     found, deep = shallow(two), Prompt(two, length=N, dropout=0.0).double()
-    deep.prompts.rows = nn.ParameterList(found.prompts.rows[0].detach() for _ in range(2))
+    row = found.prompts.rows.in_order()[0].detach()
+    deep.prompts.rows["16"] = nn.Parameter(torch.stack([row, row]))
     assert not torch.allclose(found(inputs).pooled, deep(inputs).pooled, atol=1e-4)
 
 
 def test_tokens_of_a_fusion_follow_its_own():
     transfer, inputs = shallow(vit()), pixels()
     rows = torch.randn(2, 2, 16, dtype=torch.float64)
-    own = transfer.prompts.rows[0].expand(2, -1, -1)
+    own = transfer.prompts.rows.in_order()[0].expand(2, -1, -1)
     joined = ExtraTokens(torch.cat([own, rows], dim=1))
     expected = Frozen(transfer.encoder)(inputs, extra=joined)
     close(transfer(inputs, extra=ExtraTokens(rows)).pooled, expected.pooled)
@@ -172,7 +173,7 @@ def test_tokens_that_are_hidden_from_each_other_still_see_its_own(causal):
     whole = torch.ones(4, 4, dtype=torch.bool)
     whole[2, 3] = whole[3, 2] = False
     rows = torch.randn(2, 2, 16, dtype=torch.float64)
-    own = transfer.prompts.rows[0].expand(2, -1, -1)
+    own = transfer.prompts.rows.in_order()[0].expand(2, -1, -1)
     words = plain.get_input_embeddings()(WORDS["input_ids"])
     joined = torch.cat([words[:, :before], own, rows, words[:, before:]], dim=1)
     mask = opened(whole, 5, before, causal)
@@ -186,9 +187,9 @@ def test_tokens_that_are_hidden_from_each_other_still_see_its_own(causal):
 def test_its_rows_are_all_that_is_trained_and_all_get_gradients():
     transfer = shallow(vit(depth=3), length=5).train()
     trained = {name: p for name, p in transfer.named_parameters() if p.requires_grad}
-    assert {name: p.shape for name, p in trained.items()} == {"prompts.rows.0": (5, 16)}
+    assert {name: p.shape for name, p in trained.items()} == {"prompts.rows.16": (1, 5, 16)}
     transfer(pixels()).pooled.square().sum().backward()
-    assert all(row.abs().sum() > 0 for row in trained["prompts.rows.0"].grad)
+    assert all(row.abs().sum() > 0 for row in trained["prompts.rows.16"].grad[0])
 
 
 def test_entries_are_dropped_in_training_only():
@@ -208,8 +209,8 @@ def test_a_stand_in_for_the_field_leaves_the_rows_alone():
     other = fusion({"main": {"x": x + 1, PRESENT: present}}).feature
     assert (feature != other).any(dim=1).tolist() == [True, False]
     feature[1].square().sum().backward()
-    rows = fusion.main.prompts.rows[0]
-    assert (rows.grad.abs().sum(dim=1) > 0).all()
+    (rows,) = fusion.main.prompts.rows.values()
+    assert (rows.grad.abs().sum(dim=-1) > 0).all()
 
 
 def test_encoders_whose_input_takes_no_tokens_are_refused():
@@ -217,7 +218,7 @@ def test_encoders_whose_input_takes_no_tokens_are_refused():
     reason = "'prompt' with shallow adds tokens .* this TimmSwin takes none. Use it without shal"
     with pytest.raises(ConfigError, match=reason):
         Prompt(swin, shallow=True)
-    assert len(Prompt(swin).prompts.rows) == 3  # deep prompts it takes
+    assert len(Prompt(swin).prompts.rows.in_order()) == 3  # deep prompts it takes
     albert = Bert(config={**BERT, "model_type": "albert", "embedding_size": 8}, weights="random")
     with pytest.raises(ConfigError, match="this Bert takes none"):
         Prompt(albert, shallow=True)
