@@ -22,7 +22,8 @@ class Row:
         ratio: What is divided by what it is compared with.
         target: The most, or under ``at_least`` the least, that the ratio shall be; None for none.
         at_least: Whether more is better.
-        seconds: Median by side; bytes where memory is compared.
+        amounts: What each side took, the median of its turns.
+        unit: Of the amounts: ``s`` or ``bytes``.
         rounds: How many turns each side had.
     """
 
@@ -30,8 +31,17 @@ class Row:
     ratio: float
     target: float | None
     at_least: bool = False
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    rounds: int = 0
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    unit: str = "s"
+    rounds: int = 1
+
+    @classmethod
+    def of(
+        cls, name: str, taken: Mapping[str, float], ours: str, theirs: str, target: float | None,
+        rounds: int,
+    ) -> Row:  # fmt: skip
+        """Of two sides that took turns."""
+        return cls(name, taken[ours] / taken[theirs], target, amounts=taken, rounds=rounds)
 
     @property
     def met(self) -> bool | None:

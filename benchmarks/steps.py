@@ -22,17 +22,20 @@ from torch.nn import functional as F
 from benchmarks.harness import Row, take_turns
 from fusionkit.config.schema import OptimizerConfig
 from fusionkit.encoders.attention import join_parts
-from fusionkit.encoders.base import Features, MainEncoder
+from fusionkit.encoders.base import ENTERING, KEEP, Features, MainEncoder
 from fusionkit.encoders.vector import Vector
 from fusionkit.fusion.conditional_prompt import ConditionalPrompt
+from fusionkit.fusion.main_only import MainOnly
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
 from fusionkit.training.optimizer import make_optimizer
 from fusionkit.training.task import FusionTask
 from fusionkit.transfer.frozen import Frozen
+from fusionkit.transfer.prompt import Prompt
 
 _PSI = 768  # width of the complement's feature: that of BERT-base
 _CLASSES = 3
+_ROWS = 13  # prompt rows of the default fusion, l = 6: (1 + 1) l + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +115,38 @@ CASES = (
 )
 
 
-class Step:
-    """A training step of a system on one batch.
+class Training:
+    """Training steps of a model on one batch.
+
+    Args:
+        model: What is trained.
+        batch: As a loader makes it, on the device.
+        device: Where they run.
+    """
+
+    def __init__(self, model: FusionModel, batch: dict[str, Any], device: str) -> None:
+        self.model = model.to(device).train()
+        self.batch = batch
+        config = OptimizerConfig()
+        self._task = FusionTask(model, "single_label", _CLASSES, config, frozen={}).to(device)
+        self._optimizer = make_optimizer(model, config)
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+
+    def prompted(self) -> None:
+        """A whole step."""
+        loss, _ = self._task.total_loss(self.batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._trained, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+class Step(Training):
+    """Training steps with conditional prompts, and what they are compared with.
 
     Args:
         case: The main encoder.
-        device: Where it runs.
+        device: Where they run.
         fusion: What the fusion is given beside the encoders.
     """
 
@@ -125,33 +154,21 @@ class Step:
         torch.manual_seed(0)
         main = Frozen(load("main_encoder", case.name)(**case.init))
         complement = Frozen(Vector(_PSI, standardize=False))
-        self.model = FusionModel(ConditionalPrompt(main, [complement], **fusion), _CLASSES)
-        self.model.to(device).train()
-        config = OptimizerConfig()
-        self.task = FusionTask(self.model, "single_label", _CLASSES, config, frozen={}).to(device)
-        self.optimizer = make_optimizer(self.model, config)
+        model = FusionModel(ConditionalPrompt(main, [complement], **fusion), _CLASSES)
         psi = torch.randn(case.batch, 1, _PSI)
         seen = {"vectors": psi, "keep": torch.ones(case.batch, 1, dtype=torch.bool)}
         inputs = {"main": case.inputs(case.batch), "complement": seen}
-        self.batch = {
+        batch = {
             "inputs": {role: _to(rows, device) for role, rows in inputs.items()},
             "target": torch.randint(_CLASSES, (case.batch,), device=device),
         }
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        super().__init__(model, batch, device)
 
     @property
     def encoder(self) -> MainEncoder:
         encoder = self.model.fusion.main.encoder
         assert isinstance(encoder, MainEncoder)
         return encoder
-
-    def prompted(self) -> None:
-        """The whole step."""
-        loss, _ = self.task.total_loss(self.batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def bare(self) -> None:
         """What cannot be left out."""
@@ -192,26 +209,62 @@ def _to(rows: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Every case, and k = 128 experts against 4 for the first of them.
+    """Every main encoder, then what a single one is enough for.
 
     Args:
         quick: Few rounds of the first case: to see that it runs.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rounds = 2 if quick else 20
+    rounds = 2 if quick else 15
     for case in CASES[:1] if quick else CASES:
-        step = Step(case, device)
-        sides = {"prompted": step.prompted, "bare": step.bare}
-        if case.concatenation is not None:
-            sides["concatenated"] = step.concatenated
-        taken = take_turns(sides, rounds)
-        yield Row(f"{case.title}: prompted / bare", taken["prompted"] / taken["bare"], 1.10,
-                  seconds=taken, rounds=rounds)  # fmt: skip
-        if case.concatenation is not None:
-            ratio = taken["prompted"] / taken["concatenated"]
-            yield Row(f"{case.title}: prompted / concatenated", ratio, case.concatenation,
-                      seconds=taken, rounds=rounds)  # fmt: skip
-    few, many = (Step(CASES[0], device, experts=k) for k in (4, 128))
+        yield from _against_bare(case, device, rounds)
+    texts, images = CASES[0], CASES[4]
+    few, many = (Step(texts, device, experts=k) for k in (4, 128))
     taken = take_turns({"k = 4": few.prompted, "k = 128": many.prompted}, rounds)
-    yield Row(f"{CASES[0].title}: k = 128 / k = 4", taken["k = 128"] / taken["k = 4"], 1.05,
-              seconds=taken, rounds=rounds)  # fmt: skip
+    yield Row.of(f"{texts.title}: k = 128 / k = 4", taken, "k = 128", "k = 4", 1.05, rounds)
+    del few, many
+    case = texts if quick else images
+    yield _against_prompt_tuning(case, device, rounds)
+    yield _from_prefix(case, device, rounds)
+
+
+def _against_bare(case: Case, device: str, rounds: int) -> Iterator[Row]:
+    step = Step(case, device)
+    sides = {"prompted": step.prompted, "bare": step.bare}
+    if case.concatenation is not None:
+        sides["concatenated"] = step.concatenated
+    taken = take_turns(sides, rounds)
+    yield Row.of(f"{case.title}: prompted / bare", taken, "prompted", "bare", 1.10, rounds)
+    if case.concatenation is not None:
+        name = f"{case.title}: prompted / concatenated"
+        yield Row.of(name, taken, "prompted", "concatenated", case.concatenation, rounds)
+
+
+def _against_prompt_tuning(case: Case, device: str, rounds: int) -> Row:
+    """With a stored complement, against the main encoder under as many prompt rows of its own."""
+    step = Step(case, device)
+    main = Prompt(load("main_encoder", case.name)(**case.init), length=_ROWS)
+    alone = Training(FusionModel(MainOnly(main, []), _CLASSES), step.batch, device)
+    taken = take_turns({"stored complement": step.prompted, "main alone": alone.prompted}, rounds)
+    name = f"{case.title}: stored complement / main encoder prompted alone"
+    return Row.of(name, taken, "stored complement", "main alone", 1.05, rounds)
+
+
+def _from_prefix(case: Case, device: str, rounds: int) -> Row:
+    """Prompts in the last third, with and without what the layers below make of each sample."""
+    depth = 12
+    below = depth - depth // 3
+    step = Step(case, device, layers=(below, depth))
+    encoder = step.encoder
+    with torch.no_grad():
+        state = encoder.embed(step.batch["inputs"]["main"])
+        for layer in range(below):
+            state = encoder.run_layer(layer, state, None)
+    stored = {f"{ENTERING}{below}": state.tokens}
+    if state.keep is not None:
+        stored[KEEP] = state.keep
+    inputs = {**step.batch["inputs"], "main": stored}
+    again = Training(step.model, {**step.batch, "inputs": inputs}, device)
+    taken = take_turns({"stored prefix": again.prompted, "all layers": step.prompted}, rounds)
+    name = f"{case.title}, prompts in the last third: stored prefix / all layers"
+    return Row.of(name, taken, "stored prefix", "all layers", 0.5, rounds)

@@ -104,7 +104,7 @@ class Bench:
             steps: How many, after two to warm up; None for about three seconds of them.
         """
         for _ in range(WARM_UP):
-            self._step()
+            self.step()
         self._memory.restart()
         times = list(self._times(steps))
         return Cost(
@@ -131,7 +131,7 @@ class Bench:
                 self._model(self._batch["inputs"])
             self._model.train()
             with step:
-                self._step()
+                self.step()
         return forward.get_total_flops() / size, step.get_total_flops() / size
 
     def _times(self, steps: int | None) -> Iterator[float]:
@@ -139,7 +139,7 @@ class Bench:
         count = 0
         while count < (steps or _MOST):
             before = self._now()
-            self._step()
+            self.step()
             yield self._now() - before
             count += 1
             if steps is None and count >= _FEWEST and time.perf_counter() - started > _SECONDS:
@@ -152,7 +152,8 @@ class Bench:
             torch.mps.synchronize()
         return time.perf_counter()
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """One training step."""
         loss, _ = self._task.total_loss(self._batch)
         self._fabric.backward(loss)
         if self._clip:

@@ -14,7 +14,14 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from fusionkit.encoders.attention import PromptRows, parts_of
 from fusionkit.encoders.audio import RATE, load_audio, read_preprocessing
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.base import (
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+    split_first,
+)
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError, EncoderError
@@ -117,6 +124,9 @@ class AST(MainEncoder):
         block: Any = self.layers[layer]
         rows = tuple(map(block.layernorm_before, parts_of(prompts)))
         return state.with_tokens(block(state.tokens, prompts=rows))
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        return split_first(state, 2)
 
     def readout(self, state: TokenState) -> Features:
         tokens = self.backbone.layernorm(state.tokens)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
 import torch
@@ -201,12 +202,15 @@ class MainEncoder(ComplementEncoder):
         gradient_checkpointing: Recompute layer activations in the backward pass.
         reserved: Places of the input that are kept for further tokens: the preprocessors of text
             encoders cut that much earlier. Whoever gives further tokens adds their number.
+        pooled_only: Whether nobody reads ``tokens`` of the features, which are None then: the last
+            layer runs for the tokens that are pooled only, if :meth:`pooled_apart` says which.
         takes_parts: Whether :meth:`run_layer` takes prompts in parts as well, and makes keys and
             values of what all samples share only once.
     """
 
     takes_parts: ClassVar[bool] = False
     gradient_checkpointing: bool = False
+    pooled_only: bool = False
     reserved: int = 0
 
     @property
@@ -257,6 +261,22 @@ class MainEncoder(ComplementEncoder):
     @abstractmethod
     def readout(self, state: TokenState) -> Features:
         """Final norm and pooling, upstream's own. Prompts never enter it."""
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+        """The tokens that ``pooled`` is read from, and all others.
+
+        Of what the last layer makes, only the former is of use where nobody reads ``tokens``; so
+        they alone are run through it, as :meth:`query` runs rows that read the others. Called only
+        if :attr:`takes_queries`.
+
+        Args:
+            state: What enters the last layer.
+
+        Returns:
+            A state (B, r, D) that :meth:`readout` takes once the tokens went through the layer,
+            and one of all other tokens that :meth:`query` takes; None if all tokens are pooled.
+        """
+        return None
 
     def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
         """The state that enters ``layer``, from its tokens alone.
@@ -344,17 +364,23 @@ class MainEncoder(ComplementEncoder):
                 shapes; or further tokens for an encoder that takes none.
         """
         first, state, place = self._start(inputs, extra)
-        for layer in range(first, len(self.layer_widths)):
+        last = len(self.layer_widths) - 1
+        alone = self.pooled_only and self.takes_queries and edit is None and extra is None
+        for layer in range(first, last + 1):
             if edit is not None:
                 before, state = state, edit(layer, state)
                 if extra is not None and layer == 0:  # a stand-in is for the field's tokens
                     state = _keep_rows(state, before, place, extra.rows.shape[1])
-            state = self.step(layer, state, None if prompts is None else prompts(layer, state))
+            rows = None if prompts is None else prompts(layer, state)
+            if alone and layer == last and (apart := self.pooled_apart(state)) is not None:
+                return self._read_alone(layer, *apart, rows)
+            state = self.step(layer, state, rows)
         if edit is not None:
             state = edit(len(self.layer_widths), state)
         if extra is not None:
             state = _cut(state, place, extra.rows.shape[1])
-        return self.readout(state)
+        seen = self.readout(state)
+        return Features(seen.pooled) if self.pooled_only else seen
 
     @final
     def step(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
@@ -374,6 +400,20 @@ class MainEncoder(ComplementEncoder):
             run: TokenState = checkpoint(self.run_layer, layer, state, rows, use_reentrant=False)
             return run
         return self.run_layer(layer, state, rows)
+
+    def _read_alone(
+        self, layer: int, pooled: TokenState, others: TokenState, prompts: PromptRows | None
+    ) -> Features:
+        """Features of the tokens that are pooled, run through the last layer without the others."""
+        batch, rows = len(pooled.tokens), None
+        if prompts is not None:
+            _check_prompts(layer, prompts, batch, self.layer_widths[layer])
+            rows = join_parts(parts, batch) if (parts := parts_of(prompts)) else None
+        run: Any = self.query
+        if self.gradient_checkpointing and _needs_grad(others, rows):
+            run = partial(checkpoint, self.query, use_reentrant=False)
+        out = run(layer, others, pooled.tokens, rows)
+        return Features(self.readout(pooled.with_tokens(out)).pooled)
 
     def _start(self, inputs: Inputs, extra: ExtraTokens | None) -> tuple[int, TokenState, int]:
         """The layer to begin with, what enters it, and where further tokens stand in that."""
@@ -401,6 +441,25 @@ class MainEncoder(ComplementEncoder):
                 f"{tuple(rows.shape)}."
             )
         return self.embed_with(inputs, extra)
+
+
+def split_first(state: TokenState, count: int) -> tuple[TokenState, TokenState]:
+    """The first ``count`` tokens, and the others: for encoders that pool those in front."""
+    tokens, keep = state.tokens, state.keep
+    first = TokenState(tokens[:, :count], None if keep is None else keep[:, :count], state.cache)
+    others = None if keep is None else keep[:, count:]
+    return first, TokenState(tokens[:, count:], others, state.cache)
+
+
+def split_one(state: TokenState, index: Tensor) -> tuple[TokenState, TokenState]:
+    """The token of each row at ``index``, (B,), and the others, among which it is masked."""
+    tokens, keep = state.tokens, state.keep
+    assert keep is not None
+    rows = torch.arange(len(tokens), device=tokens.device)
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    one = TokenState(tokens[rows, index].unsqueeze(1), torch.ones_like(keep[:, :1]), state.cache)
+    others = keep & (places < index.unsqueeze(1))
+    return one, TokenState(tokens, others, state.cache)
 
 
 def _needs_grad(state: TokenState, prompts: PromptRows | None) -> bool:

@@ -21,6 +21,7 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
+    split_first,
 )
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows, masked_mean
 from fusionkit.encoders.texts import (
@@ -240,6 +241,9 @@ class Bert(MainEncoder):
             seen = block.get_submodule(self._layout.prompt_norm)(seen)
         out: Tensor = block(rows, attention_mask=None, prompts=seen, prompts_keep=keep)
         return out
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+        return split_first(state, 1) if self.pooling == "first" else None
 
     def readout(self, state: TokenState) -> Features:
         tokens, keep = state.tokens, state.keep

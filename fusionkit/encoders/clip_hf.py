@@ -22,6 +22,8 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
+    split_first,
+    split_one,
 )
 from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows
@@ -151,6 +153,9 @@ class ClipImage(_Tower):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         return self._run(layer, state, prompts, mask=None)
 
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        return split_first(state, 1)
+
     def readout(self, state: TokenState) -> Features:
         tokens = self._project(self.tower.post_layernorm(state.tokens))
         return Features(tokens[:, 0], tokens)
@@ -261,6 +266,11 @@ class ClipText(_Tower):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         past, _ = state.cache
         return self._run(layer, state, prompts, mask=past)
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        past, end = state.cache
+        one, others = split_one(state, end)
+        return TokenState(one.tokens, one.keep, cache=(past, torch.zeros_like(end))), others
 
     def readout(self, state: TokenState) -> Features:
         _, end = state.cache

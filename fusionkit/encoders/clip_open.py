@@ -16,6 +16,8 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
+    split_first,
+    split_one,
 )
 from fusionkit.encoders.clip_open_block import run_block
 from fusionkit.encoders.clip_open_weights import (
@@ -106,6 +108,11 @@ class OpenClipImage(MainEncoder):
 
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, None))
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+        backbone = self.backbone
+        first = backbone.attn_pool is None and backbone.pool_type == "tok"
+        return split_first(state, 1) if first else None
 
     def readout(self, state: TokenState) -> Features:
         backbone = self.backbone
@@ -238,6 +245,11 @@ class OpenClipText(MainEncoder):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         mask, _ = state.cache
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, mask))
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        mask, end = state.cache
+        one, others = split_one(state, end)
+        return TokenState(one.tokens, one.keep, cache=(mask, torch.zeros_like(end))), others
 
     def readout(self, state: TokenState) -> Features:
         _, end = state.cache

@@ -18,6 +18,7 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
+    split_one,
 )
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows, masked_mean
 from fusionkit.encoders.texts import (
@@ -260,6 +261,10 @@ class CausalLM(MainEncoder):
             seen = block.get_submodule(self._layout.prompt_norm)(seen)
         out: Tensor = block(rows, attention_mask=None, prompts=seen, prompts_keep=keep)
         return out
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+        assert state.keep is not None
+        return split_one(state, state.keep.sum(dim=1) - 1) if self.pooling == "last" else None
 
     def readout(self, state: TokenState) -> Features:
         keep = state.keep

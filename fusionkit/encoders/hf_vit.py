@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from fusionkit.encoders.attention import PromptRows, parts_of
 from fusionkit.encoders.augment import Augment, check_augment
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.base import (
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+    split_first,
+)
 from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.transformers_images import image_preprocessor
 from fusionkit.encoders.transformers_weights import architecture, build
@@ -168,6 +175,9 @@ class HfViT(MainEncoder):
             norm = block.get_submodule(self._layout.prompt_norm)
             arguments["prompts"] = tuple(map(norm, parts))
         return state.with_tokens(block(state.tokens, **arguments))
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        return split_first(state, 1)
 
     def readout(self, state: TokenState) -> Features:
         tokens = self.backbone.get_submodule(self._layout.final_norm)(state.tokens)

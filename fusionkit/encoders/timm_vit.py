@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +19,14 @@ from fusionkit.encoders.attention import (
     split_heads,
 )
 from fusionkit.encoders.augment import Augment, check_augment
-from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
+from fusionkit.encoders.base import (
+    Features,
+    Inputs,
+    MainEncoder,
+    Modality,
+    TokenState,
+    split_first,
+)
 from fusionkit.encoders.images import ImagePreprocessor
 from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
 
@@ -98,6 +106,12 @@ class TimmViT(MainEncoder):
             return state.with_tokens(run_prompted(block, state.tokens, parts))
         rows = join_parts(parts, len(state.tokens))
         return state.with_tokens(run_concatenated(block, state.tokens, rows, self.prefix))
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+        heads = (VisionTransformer.forward_head, VisionTransformerDistilled.forward_head)
+        if type(self.backbone).forward_head not in heads or self.backbone.global_pool != "token":
+            return None
+        return split_first(state, self.prefix)
 
     def readout(self, state: TokenState) -> Features:
         tokens = self.backbone.norm(state.tokens)

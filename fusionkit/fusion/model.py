@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fusionkit.encoders.base import Inputs
+from fusionkit.encoders.base import Inputs, MainEncoder
 from fusionkit.fusion.base import Fusion, FusionOutput
 
 
@@ -85,6 +85,9 @@ class FusionModel(nn.Module):
     def __init__(self, fusion: Fusion, outputs: int, regression: bool = False) -> None:
         super().__init__()
         self.fusion = fusion
+        for transfer in fusion.encoders.values():
+            if isinstance(transfer.encoder, MainEncoder):
+                transfer.encoder.pooled_only = not fusion.reads_tokens
         branches = fusion.branches
         heads = [
             RegressionHead(width) if regression else nn.Linear(width, outputs)

@@ -62,6 +62,7 @@ CHECKS: tuple[Check, ...] = (
     Check(23, "queries read the layers and leave them alone", further.queries_read_the_layers),
     Check(24, "layers run on from stored tokens", main.resumes_from_tokens),
     Check(25, "prompts in parts equal the whole", main.parts_equal_the_whole),
+    Check(26, "pooled is the same without other tokens", main.pooled_alone_is_the_same),
 )
 
 

@@ -163,6 +163,24 @@ def parts_equal_the_whole(ctx: Context) -> None:
             ctx.close(ours, theirs, f"layer {layer}, {name}, in parts", remedy)
 
 
+def pooled_alone_is_the_same(ctx: Context) -> None:
+    """With ``pooled_only``, ``pooled`` and the gradients of the prompts are the same."""
+    encoder = ctx.main
+    remedy = "In `pooled_apart`, return what is pooled, and the other tokens without it."
+    found = []
+    for alone in (False, True):
+        encoder.pooled_only = alone
+        rows = [prompts.clone().requires_grad_() for prompts in ctx.prompts]
+        seen = ctx.encode(ctx.inputs, rows)
+        gradients = torch.autograd.grad(weighted_sum(seen.pooled), rows, allow_unused=True)
+        found.append([seen.pooled.detach(), *map(_dense, gradients)])
+        if alone and seen.tokens is not None:
+            raise Violation("With pooled_only, features have tokens. Leave `encode` as it is.")
+    for number, (whole, single) in enumerate(zip(*found, strict=True)):
+        what = f"gradient of the prompts of layer {number - 1}" if number else "pooled"
+        ctx.close(single, whole, f"{what}, run through the last layer alone", remedy)
+
+
 def prompts_keep_the_autocast_dtype(ctx: Context) -> None:
     """Under bfloat16 autocast, a layer with float32 prompts returns the dtype it has without."""
     encoder = ctx.main.float()

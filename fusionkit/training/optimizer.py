@@ -66,8 +66,8 @@ def make_optimizer(model: FusionModel, config: OptimizerConfig) -> torch.optim.A
         ],
         fused=True,
     )
-    # Torch's word for "it unscales gradients by itself", which a fused optimizer can. Then Lightning
-    # could not clip them under mixed precision; without it, they are unscaled before.
+    # Says that it unscales gradients itself, which a fused optimizer can. Lightning could then not
+    # clip them under mixed precision; it unscales them before if this is False.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 

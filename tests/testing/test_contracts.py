@@ -19,6 +19,7 @@ from fusionkit.encoders.base import (
     Features,
     MainEncoder,
     TokenState,
+    split_first,
 )
 from fusionkit.encoders.stack import BlockStack
 from fusionkit.errors import EncoderError
@@ -357,6 +358,11 @@ class TakesTheLastPartOnly(Right):
     def run_layer(self, layer, state, prompts):
         rows = prompts[-1] if isinstance(prompts, tuple) else prompts
         return super().run_layer(layer, state, rows)
+
+
+class PoolsAnotherToken(Right):
+    def pooled_apart(self, state):
+        return split_first(state.with_tokens(state.tokens.flip(1)), 1)
 
 
 class HasAWeightBesideTheBackbone(Right):
@@ -776,6 +782,12 @@ WRONG = [
     (WritesIntoItsQueries, 23, r"query\(0, ...\) changed what it was given", True),
     (ForgetsItsCache, 24, "from the tokens that enter layer 1: off by .* Make in `resume`", False),
     (TakesTheLastPartOnly, 25, "layer 0, output, in parts: off by .* Make keys and values", True),
+    (
+        PoolsAnotherToken,
+        26,
+        "pooled, run through the last layer alone: off by .* In `pooled_ap",
+        True,
+    ),
     (CountsPromptsOfQueries, 23, "rows with zero prompts against none: off by", True),
 ]
 

@@ -1,0 +1,68 @@
+"""Conditional prompts against full fine-tuning of both encoders: time and memory of a step.
+
+    python -m benchmarks tuning
+
+BERT-base reads claims, ViT-B their pictures, both with random weights; data, loaders and
+optimizer are those of `fusionkit fit`. The complement is prompted, as by default. Steps take turns
+in this process; memory is measured in one process for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.harness import Row, take_turns
+from fusionkit.compare.apart import measure, preload
+from fusionkit.compare.measure import Bench
+from fusionkit.config.schema import Experiment
+from fusionkit.config.validate import experiment_from_mapping
+
+_BASE: dict[str, Any] = {
+    "main": {
+        "name": "bert",
+        "config": {"model_type": "bert"},
+        "weights": "random",
+        "tokenizer": "fusionkit/claims-transformer",
+    },
+    "complement": {"name": "timm_vit", "model": "vit_base_patch16_224", "weights": "random"},
+    "data": {"name": "digit_claims"},
+    "loader": {"batch_size": 8},
+    "trainer": {"accelerator": "auto", "devices": 1},
+}
+_TUNED = {
+    "main_transfer": "fine_tune",
+    "complement_transfer": "fine_tune",
+    "fusion": "late_concat",
+}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Time, then memory.
+
+    Args:
+        quick: Two rounds: to see that it runs.
+    """
+    experiments = {
+        "prompted": _experiment({}),
+        "fine-tuned": _experiment(_TUNED),
+    }
+    rounds = 2 if quick else 10
+    benches = {name: Bench(experiment) for name, experiment in experiments.items()}
+    taken = take_turns({name: bench.step for name, bench in benches.items()}, rounds)
+    yield Row.of("BERT-base + ViT-B: step, prompted / both fine-tuned", taken, "prompted",
+                 "fine-tuned", 0.65, rounds)  # fmt: skip
+    benches.clear()
+    preload(experiments.values())
+    peaks: dict[str, float] = {}
+    for name, experiment in experiments.items():
+        cost, failure = measure(experiment, steps=2)
+        if cost is None or cost.peak_bytes is None:
+            raise SystemExit(f"{name} was not measured: {failure.message if failure else ''}")
+        peaks[name] = cost.peak_bytes
+    yield Row("BERT-base + ViT-B: peak memory, prompted / both fine-tuned",
+              peaks["prompted"] / peaks["fine-tuned"], 0.5, amounts=peaks, unit="bytes")  # fmt: skip
+
+
+def _experiment(more: dict[str, Any]) -> Experiment:
+    return experiment_from_mapping({**_BASE, **more}, "benchmarks/tuning.py")
