@@ -46,12 +46,17 @@ def rows(quick: bool) -> Iterator[Row]:
     experiments = {
         "prompted": _experiment({}),
         "fine-tuned": _experiment(_TUNED),
+        "recomputed": _experiment(
+            {"trainer": {**_BASE["trainer"], "gradient_checkpointing": True}}
+        ),
     }
     rounds = 2 if quick else 10
     benches = {name: Bench(experiment) for name, experiment in experiments.items()}
     taken = take_turns({name: bench.step for name, bench in benches.items()}, rounds)
-    yield Row.of("BERT-base + ViT-B: step, prompted / both fine-tuned", taken, "prompted",
-                 "fine-tuned", 0.65, rounds)  # fmt: skip
+    name = "BERT-base + ViT-B: step, prompted / both fine-tuned"
+    yield Row.of(name, taken, "prompted", "fine-tuned", 0.65, rounds)
+    name = "BERT-base + ViT-B: step, gradient_checkpointing / prompted"
+    yield Row.of(name, taken, "recomputed", "prompted", None, rounds)
     benches.clear()
     preload(experiments.values())
     peaks: dict[str, float] = {}
@@ -60,8 +65,12 @@ def rows(quick: bool) -> Iterator[Row]:
         if cost is None or cost.peak_bytes is None:
             raise SystemExit(f"{name} was not measured: {failure.message if failure else ''}")
         peaks[name] = cost.peak_bytes
-    yield Row("BERT-base + ViT-B: peak memory, prompted / both fine-tuned",
-              peaks["prompted"] / peaks["fine-tuned"], 0.5, amounts=peaks, unit="bytes")  # fmt: skip
+    ratio = peaks["prompted"] / peaks["fine-tuned"]
+    name = "BERT-base + ViT-B: peak memory, prompted / both fine-tuned"
+    yield Row(name, ratio, 0.5, amounts=peaks, unit="bytes")
+    ratio = peaks["recomputed"] / peaks["prompted"]
+    name = "BERT-base + ViT-B: peak memory, gradient_checkpointing / prompted"
+    yield Row(name, ratio, None, amounts=peaks, unit="bytes")
 
 
 def _experiment(more: dict[str, Any]) -> Experiment:

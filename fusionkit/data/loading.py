@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from fusionkit.config.schema import LoaderConfig
 from fusionkit.data.base import Sample, Samples, Stream, Task

@@ -20,8 +20,8 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_first,
 )
+from fusionkit.encoders.state import split_first
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError, EncoderError
@@ -124,6 +124,10 @@ class AST(MainEncoder):
         block: Any = self.layers[layer]
         rows = tuple(map(block.layernorm_before, parts_of(prompts)))
         return state.with_tokens(block(state.tokens, prompts=rows))
+
+    @property
+    def pools_apart(self) -> bool:
+        return True
 
     def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         return split_first(state, 2)

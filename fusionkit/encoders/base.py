@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fusionkit.encoders.attention import PromptRows, join_parts, parts_of
+from fusionkit.encoders.state import (
+    ExtraTokens as ExtraTokens,
+    Features as Features,
+    TokenState as TokenState,
+    append_tokens,
+    cut_tokens,
+    keep_tokens,
+)
 from fusionkit.errors import EncoderError
 from fusionkit.registry import API_VERSION
 
@@ -39,66 +44,11 @@ KEEP = "fusionkit.keep"
 ENTERING = "fusionkit.entering."
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What an encoder saw.
-
-    Attributes:
-        pooled: (B, C), one vector per sample: psi of arXiv 2312.03734, section 3.2.
-        tokens: (B, T, C), the sequence it was pooled from, or None if there is none.
-        keep: (B, T) bool, True = real token, or None if all are real.
-    """
-
-    pooled: Tensor
-    tokens: Tensor | None = None
-    keep: Tensor | None = None
-
-
 def stored_features(inputs: Inputs) -> Features | None:
     """What a frozen encoder saw, if the inputs hold that instead of what it reads."""
     if POOLED not in inputs:
         return None
     return Features(inputs[POOLED], inputs.get(TOKENS), inputs.get(KEEP))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenState:
-    """The tokens that enter a layer.
-
-    Attributes:
-        tokens: (B, L, D_i), or (B, H, W, D_i) for windowed encoders.
-        keep: (B, L) bool, True = real token; None if all are real.
-        cache: Private to the encoder: attention masks, lengths and the like.
-    """
-
-    tokens: Tensor
-    keep: Tensor | None = None
-    cache: Any = None
-
-    def with_tokens(self, tokens: Tensor) -> TokenState:
-        """The same state with other tokens."""
-        return replace(self, tokens=tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class ExtraTokens:
-    """Further tokens of a main encoder's input, beside those of its own field.
-
-    Unlike prompts they travel: what a layer makes of them enters the next. They are cut off before
-    the readout. Where the field's tokens see only what came before, or a window of their own
-    neighbourhood, so do these.
-
-    Attributes:
-        rows: (B, n, D_0), where word embeddings stand in a text encoder: before positions and norm.
-        visible: (n, n) bool, True = the row's token sees the column's; None if all do. Each sees
-            itself, whatever it says.
-        blind: (n,) bool, True = the token sees none of the field's; None if all see them. The
-            tokens of the field see all further ones.
-    """
-
-    rows: Tensor
-    visible: Tensor | None = None
-    blind: Tensor | None = None
 
 
 @runtime_checkable
@@ -203,7 +153,7 @@ class MainEncoder(ComplementEncoder):
         reserved: Places of the input that are kept for further tokens: the preprocessors of text
             encoders cut that much earlier. Whoever gives further tokens adds their number.
         pooled_only: Whether nobody reads ``tokens`` of the features, which are None then: the last
-            layer runs for the tokens that are pooled only, if :meth:`pooled_apart` says which.
+            layer runs for the tokens that are pooled only, if :attr:`pools_apart`.
         takes_parts: Whether :meth:`run_layer` takes prompts in parts as well, and makes keys and
             values of what all samples share only once.
     """
@@ -226,6 +176,11 @@ class MainEncoder(ComplementEncoder):
     @property
     def takes_queries(self) -> bool:
         """Whether rows may read the tokens in any layer, see :meth:`query`."""
+        return False
+
+    @property
+    def pools_apart(self) -> bool:
+        """Whether ``pooled`` is read from some of the tokens only, see :meth:`pooled_apart`."""
         return False
 
     @property
@@ -262,21 +217,21 @@ class MainEncoder(ComplementEncoder):
     def readout(self, state: TokenState) -> Features:
         """Final norm and pooling, upstream's own. Prompts never enter it."""
 
-    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         """The tokens that ``pooled`` is read from, and all others.
 
         Of what the last layer makes, only the former is of use where nobody reads ``tokens``; so
         they alone are run through it, as :meth:`query` runs rows that read the others. Called only
-        if :attr:`takes_queries`.
+        if :attr:`pools_apart` and :attr:`takes_queries`.
 
         Args:
             state: What enters the last layer.
 
         Returns:
             A state (B, r, D) that :meth:`readout` takes once the tokens went through the layer,
-            and one of all other tokens that :meth:`query` takes; None if all tokens are pooled.
+            and one of all other tokens that :meth:`query` takes.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} pools all of its tokens.")
 
     def resume(self, layer: int, tokens: Tensor, keep: Tensor | None) -> TokenState:
         """The state that enters ``layer``, from its tokens alone.
@@ -314,7 +269,7 @@ class MainEncoder(ComplementEncoder):
                 f"and blind ask for; bert, gpt2, clip_text and open_clip_text can."
             )
         state = self.embed(inputs)
-        return _append(state, extra.rows), state.tokens.shape[1]
+        return append_tokens(state, extra.rows), state.tokens.shape[1]
 
     def query(
         self, layer: int, state: TokenState, rows: Tensor, prompts: Tensor | None = None
@@ -336,10 +291,15 @@ class MainEncoder(ComplementEncoder):
             rows]``.
         """
         if state.keep is not None:  # prompts are never masked, so padding must not be among them
-            both = self.run_layer(layer, _append(state, rows), prompts).tokens
+            both = self.run_layer(layer, append_tokens(state, rows), prompts).tokens
             return both[:, state.tokens.shape[1] :]
-        seen = state.tokens if prompts is None else torch.cat([state.tokens, prompts], dim=1)
+        seen = join_parts((state.tokens, *parts_of(prompts)), len(rows))
         return self.run_layer(layer, TokenState(rows, cache=state.cache), seen).tokens
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether the last layer runs for the pooled tokens only."""
+        return self.pooled_only and self.pools_apart and self.takes_queries
 
     @final
     def encode(
@@ -365,20 +325,20 @@ class MainEncoder(ComplementEncoder):
         """
         first, state, place = self._start(inputs, extra)
         last = len(self.layer_widths) - 1
-        alone = self.pooled_only and self.takes_queries and edit is None and extra is None
+        alone = self.reads_alone and edit is None and extra is None
         for layer in range(first, last + 1):
             if edit is not None:
                 before, state = state, edit(layer, state)
                 if extra is not None and layer == 0:  # a stand-in is for the field's tokens
-                    state = _keep_rows(state, before, place, extra.rows.shape[1])
+                    state = keep_tokens(state, before, place, extra.rows.shape[1])
             rows = None if prompts is None else prompts(layer, state)
-            if alone and layer == last and (apart := self.pooled_apart(state)) is not None:
-                return self._read_alone(layer, *apart, rows)
+            if alone and layer == last:
+                return self._read_alone(layer, *self.pooled_apart(state), rows)
             state = self.step(layer, state, rows)
         if edit is not None:
             state = edit(len(self.layer_widths), state)
         if extra is not None:
-            state = _cut(state, place, extra.rows.shape[1])
+            state = cut_tokens(state, place, extra.rows.shape[1])
         seen = self.readout(state)
         return Features(seen.pooled) if self.pooled_only else seen
 
@@ -443,51 +403,8 @@ class MainEncoder(ComplementEncoder):
         return self.embed_with(inputs, extra)
 
 
-def split_first(state: TokenState, count: int) -> tuple[TokenState, TokenState]:
-    """The first ``count`` tokens, and the others: for encoders that pool those in front."""
-    tokens, keep = state.tokens, state.keep
-    first = TokenState(tokens[:, :count], None if keep is None else keep[:, :count], state.cache)
-    others = None if keep is None else keep[:, count:]
-    return first, TokenState(tokens[:, count:], others, state.cache)
-
-
-def split_one(state: TokenState, index: Tensor) -> tuple[TokenState, TokenState]:
-    """The token of each row at ``index``, (B,), and the others, among which it is masked."""
-    tokens, keep = state.tokens, state.keep
-    assert keep is not None
-    rows = torch.arange(len(tokens), device=tokens.device)
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    one = TokenState(tokens[rows, index].unsqueeze(1), torch.ones_like(keep[:, :1]), state.cache)
-    others = keep & (places < index.unsqueeze(1))
-    return one, TokenState(tokens, others, state.cache)
-
-
 def _needs_grad(state: TokenState, prompts: PromptRows | None) -> bool:
     return any(rows.requires_grad for rows in (state.tokens, *parts_of(prompts)))
-
-
-def _append(state: TokenState, rows: Tensor) -> TokenState:
-    """The state with further real tokens behind all others."""
-    tokens = torch.cat([state.tokens, rows.to(state.tokens.dtype)], dim=1)
-    keep = None if state.keep is None else F.pad(state.keep, (0, rows.shape[1]), value=True)
-    return TokenState(tokens, keep, state.cache)
-
-
-def _keep_rows(state: TokenState, before: TokenState, place: int, count: int) -> TokenState:
-    """The state with ``count`` tokens from ``place`` on as they were before."""
-    end, tokens = place + count, state.tokens
-    kept = before.tokens[:, place:end]
-    return state.with_tokens(torch.cat([tokens[:, :place], kept, tokens[:, end:]], dim=1))
-
-
-def _cut(state: TokenState, place: int, count: int) -> TokenState:
-    """The state without ``count`` tokens from ``place`` on."""
-
-    def cut(rows: Tensor) -> Tensor:
-        return torch.cat([rows[:, :place], rows[:, place + count :]], dim=1)
-
-    keep = None if state.keep is None else cut(state.keep)
-    return TokenState(cut(state.tokens), keep, state.cache)
 
 
 def _check_prompts(layer: int, prompts: PromptRows, batch: int, width: int) -> None:

@@ -21,9 +21,9 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_first,
 )
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows, masked_mean
+from fusionkit.encoders.state import split_first
 from fusionkit.encoders.texts import (
     TextPreprocessor,
     check_length,
@@ -242,8 +242,12 @@ class Bert(MainEncoder):
         out: Tensor = block(rows, attention_mask=None, prompts=seen, prompts_keep=keep)
         return out
 
-    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
-        return split_first(state, 1) if self.pooling == "first" else None
+    @property
+    def pools_apart(self) -> bool:
+        return self.pooling == "first"
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        return split_first(state, 1)
 
     def readout(self, state: TokenState) -> Features:
         tokens, keep = state.tokens, state.keep

@@ -22,11 +22,10 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_first,
-    split_one,
 )
 from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows
+from fusionkit.encoders.state import split_first, split_one
 from fusionkit.encoders.texts import (
     TextPreprocessor,
     check_length,
@@ -153,6 +152,10 @@ class ClipImage(_Tower):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         return self._run(layer, state, prompts, mask=None)
 
+    @property
+    def pools_apart(self) -> bool:
+        return True
+
     def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         return split_first(state, 1)
 
@@ -266,6 +269,10 @@ class ClipText(_Tower):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         past, _ = state.cache
         return self._run(layer, state, prompts, mask=past)
+
+    @property
+    def pools_apart(self) -> bool:
+        return True
 
     def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         past, end = state.cache

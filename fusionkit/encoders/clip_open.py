@@ -16,8 +16,6 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_first,
-    split_one,
 )
 from fusionkit.encoders.clip_open_block import run_block
 from fusionkit.encoders.clip_open_weights import (
@@ -29,6 +27,7 @@ from fusionkit.encoders.clip_open_weights import (
 )
 from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
 from fusionkit.encoders.sequences import all_real, insert_rows
+from fusionkit.encoders.state import split_first, split_one
 from fusionkit.encoders.texts import TextPreprocessor, beside, check_length, tokens_of
 from fusionkit.errors import ConfigError
 
@@ -109,10 +108,12 @@ class OpenClipImage(MainEncoder):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, None))
 
-    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
-        backbone = self.backbone
-        first = backbone.attn_pool is None and backbone.pool_type == "tok"
-        return split_first(state, 1) if first else None
+    @property
+    def pools_apart(self) -> bool:
+        return self.backbone.attn_pool is None and self.backbone.pool_type == "tok"
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
+        return split_first(state, 1)
 
     def readout(self, state: TokenState) -> Features:
         backbone = self.backbone
@@ -245,6 +246,10 @@ class OpenClipText(MainEncoder):
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         mask, _ = state.cache
         return state.with_tokens(run_block(self.layers[layer], state.tokens, prompts, mask))
+
+    @property
+    def pools_apart(self) -> bool:
+        return True
 
     def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         mask, end = state.cache

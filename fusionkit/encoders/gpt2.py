@@ -18,9 +18,9 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_one,
 )
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows, masked_mean
+from fusionkit.encoders.state import split_one
 from fusionkit.encoders.texts import (
     TextPreprocessor,
     check_length,
@@ -262,9 +262,13 @@ class CausalLM(MainEncoder):
         out: Tensor = block(rows, attention_mask=None, prompts=seen, prompts_keep=keep)
         return out
 
-    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+    @property
+    def pools_apart(self) -> bool:
+        return self.pooling == "last"
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         assert state.keep is not None
-        return split_one(state, state.keep.sum(dim=1) - 1) if self.pooling == "last" else None
+        return split_one(state, state.keep.sum(dim=1) - 1)
 
     def readout(self, state: TokenState) -> Features:
         keep = state.keep

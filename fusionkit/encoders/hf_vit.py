@@ -17,9 +17,9 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_first,
 )
 from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.state import split_first
 from fusionkit.encoders.transformers_images import image_preprocessor
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
@@ -175,6 +175,10 @@ class HfViT(MainEncoder):
             norm = block.get_submodule(self._layout.prompt_norm)
             arguments["prompts"] = tuple(map(norm, parts))
         return state.with_tokens(block(state.tokens, **arguments))
+
+    @property
+    def pools_apart(self) -> bool:
+        return True
 
     def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         return split_first(state, 1)

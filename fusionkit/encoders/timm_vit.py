@@ -25,9 +25,9 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Modality,
     TokenState,
-    split_first,
 )
 from fusionkit.encoders.images import ImagePreprocessor
+from fusionkit.encoders.state import split_first
 from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
 
 
@@ -107,10 +107,13 @@ class TimmViT(MainEncoder):
         rows = join_parts(parts, len(state.tokens))
         return state.with_tokens(run_concatenated(block, state.tokens, rows, self.prefix))
 
-    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState] | None:
+    @property
+    def pools_apart(self) -> bool:
         heads = (VisionTransformer.forward_head, VisionTransformerDistilled.forward_head)
-        if type(self.backbone).forward_head not in heads or self.backbone.global_pool != "token":
-            return None
+        plain = type(self.backbone).forward_head in heads
+        return plain and bool(self.backbone.global_pool == "token")
+
+    def pooled_apart(self, state: TokenState) -> tuple[TokenState, TokenState]:
         return split_first(state, self.prefix)
 
     def readout(self, state: TokenState) -> Features:

@@ -12,9 +12,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from fusionkit.testing import complement_checks as complement
-from fusionkit.testing import main_checks as main
-from fusionkit.testing import token_checks as further
+from fusionkit.testing import (
+    complement_checks as complement,
+    main_checks as main,
+    token_checks as further,
+)
 from fusionkit.testing.case import Case, Context, NotApplicable, Violation, prepare
 
 Status = Literal["passed", "failed", "skipped"]

@@ -19,8 +19,7 @@ import yaml
 
 from fusionkit.cli import main
 from fusionkit.cli.compare import load_systems
-from fusionkit.compare import apart
-from fusionkit.compare import run as compare
+from fusionkit.compare import apart, run as compare
 from fusionkit.compare.apart import Failure, Training
 from fusionkit.compare.measure import Cost
 from fusionkit.compare.results import Comparison, SeedRun, SystemRow

@@ -13,8 +13,7 @@ from test_bert import OTHER, TINY
 from test_contract import CASES, EACH, _plugins_importable, tokenizer  # noqa: F401  # fixtures
 from torch.nn import functional as F
 
-from fusionkit.encoders import bert as both_ways
-from fusionkit.encoders import gpt2 as left_to_right
+from fusionkit.encoders import bert as both_ways, gpt2 as left_to_right
 from fusionkit.encoders.attention import hide_tokens, run_concatenated
 from fusionkit.encoders.base import ExtraTokens, MainEncoder
 from fusionkit.encoders.bert import Bert

@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from fusionkit.encoders import transformers_known, transformers_weights
 from fusionkit.encoders.attention import split_heads
-from fusionkit.encoders.bert import LAYOUTS as BOTH_WAYS
-from fusionkit.encoders.bert import Bert
+from fusionkit.encoders.bert import LAYOUTS as BOTH_WAYS, Bert
 from fusionkit.encoders.gpt2 import LAYOUTS, CausalLM
 from fusionkit.encoders.texts import load_tokenizer
 from fusionkit.encoders.transformers_attention import project_prompts

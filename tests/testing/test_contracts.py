@@ -19,9 +19,9 @@ from fusionkit.encoders.base import (
     Features,
     MainEncoder,
     TokenState,
-    split_first,
 )
 from fusionkit.encoders.stack import BlockStack
+from fusionkit.encoders.state import split_first
 from fusionkit.errors import EncoderError
 from fusionkit.testing import CHECKS, Case, assert_contract, format_results, run_contract
 
@@ -361,6 +361,8 @@ class TakesTheLastPartOnly(Right):
 
 
 class PoolsAnotherToken(Right):
+    pools_apart = True
+
     def pooled_apart(self, state):
         return split_first(state.with_tokens(state.tokens.flip(1)), 1)
 
