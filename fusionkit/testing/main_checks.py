@@ -166,8 +166,6 @@ def parts_equal_the_whole(ctx: Context) -> None:
 def pooled_alone_is_the_same(ctx: Context) -> None:
     """With ``pooled_only``, ``pooled`` and the gradients of the prompts are the same."""
     encoder = ctx.main
-    if not (encoder.pools_apart and encoder.takes_queries):
-        raise NotApplicable("pools_apart or takes_queries is false")
     remedy = "In `pooled_apart`, return what is pooled, and the other tokens without it."
     found = []
     for alone in (False, True):

@@ -278,7 +278,7 @@ def test_the_page_leads_from_an_empty_folder_to_a_trained_model(tmp_path):
     assert codes == ["0"] * 8, out
     assert reader.files == ["my_words.yaml", "fusionkit-my-words/fusionkit_my_words/inputs.py"]
     assert re.search(r"my_words +either +text +.* fusionkit-my-words +0\.1\.0", out)
-    assert len(re.findall("23 passed, 0 failed, 1 skipped", out)) == 2
+    assert len(re.findall("25 passed, 0 failed, 1 skipped", out)) == 2
     for run in ("bytes", "words"):
         assert (tmp_path / "runs" / run / "000" / "model.safetensors").is_file()
     assert "test/accuracy" in reader.shown[-1][0]
