@@ -38,6 +38,7 @@ ALLOWED = {
         "encoders.base",
         "fusion.base",
         "fusion.model",
+        "prompts",
         "transfer.base",
     },
     "compare": {

@@ -10,7 +10,7 @@ from fusionkit.transfer.base import Transfer
 
 
 def fast_paths(model: FusionModel) -> list[str]:
-    """A line for each short cut, with the roles that take it, and for those they cannot take.
+    """A line for each short cut, with the roles that take it.
 
     Args:
         model: May be on the meta device.
@@ -22,12 +22,16 @@ def fast_paths(model: FusionModel) -> list[str]:
         for role, transfer in roles.items()
         if isinstance(transfer.encoder, MainEncoder)
     }
+    engines = [module for module in fusion.modules() if isinstance(module, ConditionalPrompts)]
+    prompted = [
+        role for role in layered if not roles[role].takes_prompts or (role == "main" and engines)
+    ]
     found = [
         (
-            "keys and values of shared prompts once",
-            [r for r, e in layered.items() if e.takes_parts],
+            "prompts as keys and values, shared ones once",
+            [role for role in prompted if layered[role].takes_parts],
         ),
-        ("prompts concatenated", [r for r, e in layered.items() if not e.takes_parts]),
+        ("prompts concatenated", [role for role in prompted if not layered[role].takes_parts]),
         (
             "last layer for the pooled token only",
             [role for role, encoder in layered.items() if encoder.reads_alone],
@@ -41,7 +45,6 @@ def fast_paths(model: FusionModel) -> list[str]:
     below = fusion.layers_alone
     if below and not _trains(fusion.main):
         lines.append(f"no graph in the first {below} layers: main")
-    engines = [module for module in fusion.modules() if isinstance(module, ConditionalPrompts)]
     if any(isinstance(engine.router, ComplementRouter) for engine in engines):
         lines.append("experts of all layers mixed at once")
     return [*lines, "fused AdamW"]

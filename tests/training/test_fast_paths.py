@@ -19,7 +19,7 @@ class Quick(TinyMain):
 def test_conditional_prompts_take_all_that_the_encoders_offer():
     fusion = ConditionalPrompt(Frozen(Quick()), [Prompt(Quick())], layers=(1, 2))
     assert fast_paths(FusionModel(fusion, 2)) == [
-        "keys and values of shared prompts once: main, complement",
+        "prompts as keys and values, shared ones once: main, complement",
         "last layer for the pooled token only: main, complement",
         "no graph in the first 1 layers: main",
         "experts of all layers mixed at once",
@@ -44,4 +44,4 @@ def test_a_router_that_waits_for_tokens_goes_layer_by_layer():
 
 def test_what_is_trained_has_a_graph():
     fusion = LateConcat(FineTune(TinyMain()), [FineTune(TinyComplement())])
-    assert fast_paths(FusionModel(fusion, 2)) == ["prompts concatenated: main", "fused AdamW"]
+    assert fast_paths(FusionModel(fusion, 2)) == ["fused AdamW"]
