@@ -60,7 +60,7 @@ def rows(quick: bool) -> Iterator[Row]:
     Args:
         quick: An epoch of two batches: to see that it runs.
     """
-    rounds, samples = (1, 16) if quick else (5, 96)
+    rounds, samples = (1, 16) if quick else (3, 96)
     with tempfile.TemporaryDirectory() as place:
         data = _write(Path(place), samples)
         experiment = experiment_from_mapping({**_CONFIG, "data": data}, "benchmarks/loading.py")
