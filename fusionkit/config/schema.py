@@ -123,6 +123,7 @@ class TrainerConfig:
         limit_val_batches: The same for validation.
         limit_test_batches: The same for test.
         deterministic: Refuse operations that are not repeatable.
+        profile: Show after training where a step's time went, by part.
         progress_bar: Show one.
     """
 
@@ -142,6 +143,7 @@ class TrainerConfig:
     limit_val_batches: int | float = 1.0
     limit_test_batches: int | float = 1.0
     deterministic: bool = False
+    profile: bool = False
     progress_bar: bool = True
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -143,12 +144,23 @@ class SaveLast(Checkpoint):
             logger.save()
 
 
+_REDRAW = 0.1  # seconds between two pictures of the progress bar
+
+
 class ProgressBar(RichProgressBar):
     """One line: epoch, batches, time left, loss and the monitored metric."""
 
     def __init__(self, monitor: str | None = None) -> None:
         super().__init__(leave=False)
         self.monitor = monitor
+        self._drawn = 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        # Showing a loss waits for the device to have computed it, so not after every batch.
+        now = time.monotonic()
+        if now - self._drawn >= _REDRAW or trainer.is_last_batch:
+            self._drawn = now
+            super().on_train_batch_end(trainer, *args)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)

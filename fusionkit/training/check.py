@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fusionkit.cache.plan import make_plans
 from fusionkit.config.schema import Experiment
-from fusionkit.data.base import Stream
-from fusionkit.errors import DataError
+from fusionkit.data.base import Dataset, Samples, Stream
+from fusionkit.errors import DataError, FusionkitError
+from fusionkit.fusion.model import FusionModel
 from fusionkit.training.assemble import check_presence, dry_build, read_splits
 from fusionkit.training.augmentation import augmentation_text
+from fusionkit.training.cost import StepCost, step_cost
+from fusionkit.training.fast_paths import fast_paths
 from fusionkit.training.optimizer import learning_rates
 from fusionkit.training.parameters import PartCount, count_parameters
+from fusionkit.training.run import make_loaders
+from fusionkit.training.trainer import precision_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,8 @@ class Report:
         outputs: Width of the prediction.
         data: Samples by split, None where nobody has counted them; or why the data cannot be read.
         cache: What is computed once, by role; and why other things are not.
+        cost: What a training step on the first batch costs, nothing cached; or why nobody knows.
+        fast_paths: Short cuts that the model takes.
     """
 
     name: str
@@ -38,6 +45,8 @@ class Report:
     outputs: int
     data: dict[str, int | None] | str
     cache: list[str]
+    cost: StepCost | str
+    fast_paths: list[str]
 
     @property
     def trained(self) -> int:
@@ -46,7 +55,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines."""
-        return {**asdict(self), "trained": self.trained, "all": sum(c.total for c in self.counts)}
+        plain = asdict(self)
+        if not isinstance(self.cost, str):
+            plain["cost"]["memory"] = self.cost.memory
+        return {**plain, "trained": self.trained, "all": sum(c.total for c in self.counts)}
 
 
 def check(experiment: Experiment) -> Report:
@@ -59,12 +71,15 @@ def check(experiment: Experiment) -> Report:
     for baseline in experiment.baselines.values():
         dry_build(baseline)
     data: dict[str, int | None] | str
+    cost: StepCost | str
     try:
         splits = read_splits(experiment, dataset, ("train", "val", "test"))
         check_presence(experiment, model, fields, splits)
         data = {name: s.length if isinstance(s, Stream) else len(s) for name, s in splits.items()}
     except DataError as error:
-        data = str(error)
+        data, cost = str(error), "not known without data"
+    else:
+        cost = _cost(experiment, model, dataset, fields, splits["train"])
     rates = learning_rates(model, experiment.optimizer)
     trained_groups = {group for group, _, p in model.named_groups() if p.requires_grad}
     plans, reasons = make_plans(experiment, model)
@@ -77,4 +92,26 @@ def check(experiment: Experiment) -> Report:
         dataset.outputs,
         data,
         [f"{plan.role}: {plan.what}" for plan in plans] + reasons,
+        cost,
+        fast_paths(model),
     )
+
+
+def _cost(
+    experiment: Experiment,
+    model: FusionModel,
+    dataset: Dataset,
+    fields: dict[str, str],
+    train: Samples,
+) -> StepCost | str:
+    """Of a step on the first batch, or why it is not known."""
+    if not train:
+        return "not known: there are no training samples"
+    here = replace(experiment, loader=replace(experiment.loader, workers=0))
+    try:
+        loader = make_loaders(here, dataset, {"train": train}, model, fields)["train"]
+        inputs = next(iter(loader))["inputs"]
+        config = experiment.trainer
+        return step_cost(model, inputs, precision_of(config.precision, config.accelerator))
+    except FusionkitError as error:
+        return f"not known: {error}"

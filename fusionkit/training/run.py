@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,7 @@ from fusionkit.training.folders import (
     resume_folder,
 )
 from fusionkit.training.parameters import count_parameters
+from fusionkit.training.profile import FILE as PROFILE, WARM_UP, StepProfiler, profile_table
 from fusionkit.training.report import (
     ResultRow,
     console,
@@ -188,7 +190,8 @@ def _run(
         monitor,
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
-    trainer = make_trainer(experiment, folder, monitor, [best, StopWithoutValues()])
+    profiler = StepProfiler() if experiment.trainer.profile else None
+    trainer = make_trainer(experiment, folder, monitor, [best, StopWithoutValues()], profiler)
     check_shared(trainer.world_size, splits["train"])
     if out:
         out.print(parameter_table(counts))
@@ -202,7 +205,8 @@ def _run(
         text = yaml.safe_dump(dict(experiment.resolved), sort_keys=False, allow_unicode=True)
         write_whole(folder / CONFIG, text)
     with quiet():
-        _train(trainer, task, loaders, str(folder / RESUME) if resume else None)
+        with profiler.watch(model) if profiler else nullcontext():
+            _train(trainer, task, loaders, str(folder / RESUME) if resume else None)
         trainer.strategy.barrier()  # the first process has written the best weights
         checkpoint.load_into(model, folder, frozen)
         metrics = _test(trainer, task, loaders)
@@ -212,6 +216,8 @@ def _run(
     result = RunResult(folder, metrics, trained, total, time.monotonic() - started)
     if trainer.is_global_zero:
         _write_summary(result, best, monitor)
+        if profiler:
+            _report_profile(profiler, folder, out)
     return result
 
 
@@ -368,6 +374,16 @@ def _write_summary(result: RunResult, best: SaveBest, monitor: str | None) -> No
     write_whole(result.folder / METRICS, json.dumps(summary, indent=2) + "\n")
 
 
+def _report_profile(profiler: StepProfiler, folder: Path, out: Console | None) -> None:
+    seconds, steps = profiler.seconds(), max(len(profiler.steps) - WARM_UP, 0)
+    written = {"steps": steps, "seconds": seconds}
+    write_whole(folder / PROFILE, json.dumps(written, indent=2) + "\n")
+    if out and not seconds:
+        out.print(f"No profile: fewer than {WARM_UP + 1} steps were trained.")
+    elif out:
+        out.print(profile_table(seconds, steps))
+
+
 def _print_data(
     out: Console, splits: Mapping[str, Samples], loaders: Mapping[str, Loader], folder: Path
 ) -> None:
@@ -387,8 +403,10 @@ def _print_places(out: Console, result: RunResult) -> None:
         (METRICS, "test metrics"),
         ("metrics.csv", "metrics by step and epoch; tensorboard/ has the same"),
         (RESUME, "to continue: fusionkit fit ... --ckpt_path last"),
+        (PROFILE, "seconds of a training step by part"),
     ):
-        out.print(f"  {name:18} {what}")
+        if name != PROFILE or (result.folder / PROFILE).is_file():
+            out.print(f"  {name:18} {what}")
     command = (
         f"fusionkit predict --ckpt_path {result.folder} --input TABLE --output predictions.csv"
     )

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.profilers import Profiler
 
 from fusionkit.config.schema import Experiment
 from fusionkit.data.base import Dataset
@@ -19,7 +20,11 @@ from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
 
 
 def make_trainer(
-    experiment: Experiment, folder: Path, monitor: str | None, callbacks: list[Callback]
+    experiment: Experiment,
+    folder: Path,
+    monitor: str | None,
+    callbacks: list[Callback],
+    profiler: Profiler | None = None,
 ) -> L.Trainer:
     """Lightning's Trainer for an experiment.
 
@@ -28,6 +33,7 @@ def make_trainer(
         folder: Where logs and checkpoints go.
         monitor: Validation metric to watch; None if there is no validation.
         callbacks: Further ones.
+        profiler: Times what Lightning does; None for nobody.
 
     Raises:
         ConfigError: Lightning refuses the settings, or early stopping has nothing to watch.
@@ -66,6 +72,7 @@ def make_trainer(
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,  # the loaders share batches among processes
                 callbacks=callbacks,
+                profiler=profiler,
                 logger=[
                     CSVLogger(folder, name="", version=""),
                     TensorBoardLogger(folder, name="", version="tensorboard"),
