@@ -1,6 +1,7 @@
 # Two commands for a newcomer; both work in a fresh clone, in either order, as often as you like.
 #   make quickstart   environment, fusionkit, and the main job
 #   make test         the same environment plus the test tools, and the whole suite
+# And for those who change what is fast: make bench.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test bench lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/fusionkit fit --config configs/quickstart.yaml
@@ -17,6 +18,10 @@ quickstart: $(VENV)/installed
 # Two workers with one thread each: the models of the tests are tiny.
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# A quarter of an hour on an idle machine; results also go to runs/bench.json.
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -54,12 +54,14 @@ def main() -> None:
     console = Console(highlight=False)
     console.print(f"{found['machine']}, Python {found['python']}, torch {torch.__version__}\n")
     started = time.monotonic()
+    given.json.parent.mkdir(parents=True, exist_ok=True)
     for name in given.names or NAMES:
-        rows = list(_watched(name, given.quick, console))
+        rows: list[Row] = []
+        for row in _watched(name, given.quick, console):
+            rows.append(row)
+            found["results"][name] = [asdict(row) for row in rows]  # type: ignore[index]
+            given.json.write_text(json.dumps(found, indent=2) + "\n")  # what is done is not lost
         console.print(table(name, rows))
-        found["results"][name] = [asdict(row) for row in rows]  # type: ignore[index]
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=2) + "\n")  # what is done is not lost
     console.print(f"{time.monotonic() - started:.0f} s; also in {given.json}")
 
 

@@ -60,9 +60,9 @@ def rows(quick: bool) -> Iterator[Row]:
     Args:
         quick: An epoch of two batches: to see that it runs.
     """
-    rounds, samples = (1, 16) if quick else (3, 96)
+    rounds, samples = (1, 16) if quick else (3, 64)
     with tempfile.TemporaryDirectory() as place:
-        data = _write(Path(place), samples)
+        data = write_table(Path(place), samples)
         experiment = experiment_from_mapping({**_CONFIG, "data": data}, "benchmarks/loading.py")
         dataset, splits, model, fields = prepare(experiment, {})
         train = {"train": splits["train"]}
@@ -82,7 +82,7 @@ def rows(quick: bool) -> Iterator[Row]:
                  "from disk", "from memory", 1.10, rounds)  # fmt: skip
 
 
-def _write(folder: Path, samples: int) -> dict[str, Any]:
+def write_table(folder: Path, samples: int) -> dict[str, Any]:
     """A table of photos and sentences, and the config's ``data`` for it."""
     rng, words = np.random.default_rng(0), random.Random(0)
     table = folder / "table.csv"

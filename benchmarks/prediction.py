@@ -20,7 +20,7 @@ def rows(quick: bool) -> Iterator[Row]:
         quick: Few rounds of the first: to see that it runs.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rounds = 2 if quick else 9
+    rounds = 2 if quick else 7
     for case in CASES[:1] if quick else CASES:
         step = Step(case, device)
         step.model.eval()

@@ -215,7 +215,7 @@ def rows(quick: bool) -> Iterator[Row]:
         quick: Few rounds of the first case: to see that it runs.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rounds = 2 if quick else 9
+    rounds = 2 if quick else 7
     for case in CASES[:1] if quick else CASES:
         yield from _against_bare(case, device, rounds)
     texts, images = CASES[0], CASES[4]

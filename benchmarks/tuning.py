@@ -50,7 +50,7 @@ def rows(quick: bool) -> Iterator[Row]:
             {"trainer": {**_BASE["trainer"], "gradient_checkpointing": True}}
         ),
     }
-    rounds = 2 if quick else 7
+    rounds = 2 if quick else 5
     benches = {name: Bench(experiment) for name, experiment in experiments.items()}
     taken = take_turns({name: bench.step for name, bench in benches.items()}, rounds)
     name = "BERT-base + ViT-B: step, prompted / both fine-tuned"
