@@ -218,12 +218,12 @@ def rows(quick: bool) -> Iterator[Row]:
     rounds = 2 if quick else 7
     for case in CASES[:1] if quick else CASES:
         yield from _against_bare(case, device, rounds)
-    texts, images = CASES[0], CASES[4]
+    texts = CASES[0]
     few, many = (Step(texts, device, experts=k) for k in (4, 128))
     taken = take_turns({"k = 4": few.prompted, "k = 128": many.prompted}, rounds)
     yield Row.of(f"{texts.title}: k = 128 / k = 4", taken, "k = 128", "k = 4", 1.05, rounds)
     del few, many
-    case = texts if quick else images
+    case = texts if quick else CASES[4]
     yield _against_prompt_tuning(case, device, rounds)
     yield _from_prefix(case, device, rounds)
 

@@ -26,7 +26,7 @@ from fusionkit.encoders.base import ComplementEncoder
 from fusionkit.errors import CheckpointError
 from fusionkit.fusion.model import FusionModel, group_of
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "model.safetensors"
 
 
@@ -176,7 +176,7 @@ def describe(path: str | Path) -> Description:
     """Read a checkpoint's description without its tensors.
 
     Raises:
-        CheckpointError: It is missing, damaged, or made by a newer fusionkit.
+        CheckpointError: It is missing, damaged, or of another format.
     """
     found = find_file(path)
     try:
@@ -191,6 +191,12 @@ def describe(path: str | Path) -> Description:
         raise CheckpointError(
             f"{found} has format {fields['format']}, this fusionkit reads up to {FORMAT}; update "
             f"fusionkit to {fields['versions'].get('fusionkit', 'a newer version')} or later."
+        )
+    if fields["format"] < FORMAT:
+        raise CheckpointError(
+            f"{found} has format {fields['format']}, whose prompts are stored otherwise than in "
+            f"format {FORMAT}, which this fusionkit reads; train again, or read it with the "
+            "fusionkit that made it."
         )
     return Description(**fields)
 

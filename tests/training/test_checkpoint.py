@@ -83,7 +83,7 @@ def test_another_fusion_is_refused_with_names(tmp_path):
     trained = model()
     checkpoint.save(tmp_path / "model.safetensors", trained, description(trained))
     with pytest.raises(
-        CheckpointError, match=r"0 trained tensors are missing \(none\), 4 are unex"
+        CheckpointError, match=r"0 trained tensors are missing \(none\), 3 are unex"
     ):
         checkpoint.load_into(same_backbones(trained, dynamic=False), tmp_path)
 
@@ -92,7 +92,7 @@ def test_another_shape_is_refused_with_both_shapes(tmp_path):
     trained = model()
     checkpoint.save(tmp_path / "model.safetensors", trained, description(trained))
     with pytest.raises(
-        CheckpointError, match=r"has shape \(2, 6, 8\), the model's has \(2, 3, 8\)"
+        CheckpointError, match=r"has shape \(2, 2, 6, 8\), the model's has \(2, 2, 3, 8\)"
     ):
         checkpoint.load_into(same_backbones(trained, prompt_length=3), tmp_path)
 
@@ -130,6 +130,15 @@ def test_a_newer_format_says_what_to_update(tmp_path):
     newer = dataclasses.replace(description(trained), format=checkpoint.FORMAT + 1)
     checkpoint.save(path, trained, newer)
     with pytest.raises(CheckpointError, match="update fusionkit to 9.9 or later"):
+        checkpoint.describe(path)
+
+
+def test_an_older_format_says_what_to_do(tmp_path):
+    trained = model()
+    path = tmp_path / "model.safetensors"
+    older = dataclasses.replace(description(trained), format=checkpoint.FORMAT - 1)
+    checkpoint.save(path, trained, older)
+    with pytest.raises(CheckpointError, match="has format 1, .* train again"):
         checkpoint.describe(path)
 
 
