@@ -25,7 +25,7 @@ def rows(quick: bool) -> Iterator[Row]:
         step = Step(case, device)
         step.model.eval()
         sides = {"predicted": _predict(step), "upstream": _upstream(case, step)}
-        with torch.inference_mode():
+        with torch.inference_mode(), step.precision:
             taken = take_turns(sides, rounds)
         ratio = taken["upstream"] / taken["predicted"]
         name = f"{case.title}: samples per second, prompted / upstream"

@@ -7,6 +7,9 @@ and only bring the ratios nearer to 1.
 - *bare*: forward pass without prompts, and the gradient with respect to the embedded tokens.
 - *prompted*: the whole training step, loss, clipping and optimizer included.
 - *concatenated*: the same step with the prompts among the tokens of every layer.
+
+On a GPU batches are 32 times as large, so that it is not its host that is measured, and run in
+bf16-mixed precision, as `fusionkit fit` trains there.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from fusionkit.fusion.main_only import MainOnly
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
 from fusionkit.training.optimizer import make_optimizer
+from fusionkit.training.precision import hold_frozen
 from fusionkit.training.task import FusionTask
 from fusionkit.transfer.frozen import Frozen
 from fusionkit.transfer.prompt import Prompt
 
 _PSI = 768  # width of the complement's feature: that of BERT-base
 _CLASSES = 3
+_ON_GPU = 32  # times as many samples
 _ROWS = 13  # prompt rows of the default fusion, l = 6: (1 + 1) l + 1
 
 
@@ -46,7 +51,7 @@ class Case:
         title: In the table.
         name: Registered name.
         init: What its constructor takes.
-        batch: Samples.
+        batch: Samples on a CPU.
         inputs: Makes them, from their number.
         concatenation: The most that the step may take of that with concatenated prompts; None
             where no plain block takes more tokens.
@@ -126,15 +131,19 @@ class Training:
 
     def __init__(self, model: FusionModel, batch: dict[str, Any], device: str) -> None:
         self.model = model.to(device).train()
+        if device == "cuda":
+            hold_frozen(model, "bf16-mixed")
         self.batch = batch
         config = OptimizerConfig()
         self._task = FusionTask(model, "single_label", _CLASSES, config, frozen={}).to(device)
+        self.precision = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
         self._optimizer = make_optimizer(model, config)
         self._trained = [p for p in model.parameters() if p.requires_grad]
 
     def prompted(self) -> None:
         """A whole step."""
-        loss, _ = self._task.total_loss(self.batch)
+        with self.precision:
+            loss, _ = self._task.total_loss(self.batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._optimizer.step()
@@ -155,12 +164,15 @@ class Step(Training):
         main = Frozen(load("main_encoder", case.name)(**case.init))
         complement = Frozen(Vector(_PSI, standardize=False))
         model = FusionModel(ConditionalPrompt(main, [complement], **fusion), _CLASSES)
-        psi = torch.randn(case.batch, 1, _PSI)
-        seen = {"vectors": psi, "keep": torch.ones(case.batch, 1, dtype=torch.bool)}
-        inputs = {"main": case.inputs(case.batch), "complement": seen}
+        samples = case.batch * (_ON_GPU if device == "cuda" else 1)
+        seen = {
+            "vectors": torch.randn(samples, 1, _PSI),
+            "keep": torch.ones(samples, 1, dtype=torch.bool),
+        }
+        inputs = {"main": case.inputs(samples), "complement": seen}
         batch = {
             "inputs": {role: _to(rows, device) for role, rows in inputs.items()},
-            "target": torch.randint(_CLASSES, (case.batch,), device=device),
+            "target": torch.randint(_CLASSES, (samples,), device=device),
         }
         super().__init__(model, batch, device)
 
@@ -173,12 +185,14 @@ class Step(Training):
     def bare(self) -> None:
         """What cannot be left out."""
         encoder = self.encoder
-        state = encoder.embed(self.batch["inputs"]["main"])
-        state = state.with_tokens(state.tokens.detach().requires_grad_())
-        entered = state.tokens
-        for layer in range(len(encoder.layer_widths)):
-            state = encoder.run_layer(layer, state, None)
-        torch.autograd.grad(encoder.readout(state).pooled.sum(), entered)
+        with self.precision:
+            state = encoder.embed(self.batch["inputs"]["main"])
+            state = state.with_tokens(state.tokens.detach().requires_grad_())
+            entered = state.tokens
+            for layer in range(len(encoder.layer_widths)):
+                state = encoder.run_layer(layer, state, None)
+            summed = encoder.readout(state).pooled.sum()
+        torch.autograd.grad(summed, entered)
 
     def concatenated(self) -> None:
         """The whole step with every prompt row as a token of its layer."""
@@ -256,7 +270,7 @@ def _from_prefix(case: Case, device: str, rounds: int) -> Row:
     below = depth - depth // 3
     step = Step(case, device, layers=(below, depth))
     encoder = step.encoder
-    with torch.no_grad():
+    with torch.no_grad(), step.precision:
         state = encoder.embed(step.batch["inputs"]["main"])
         for layer in range(below):
             state = encoder.run_layer(layer, state, None)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from benchmarks.harness import Row, take_turns
 from fusionkit.compare.apart import measure, preload
 from fusionkit.compare.measure import Bench
@@ -27,7 +29,7 @@ _BASE: dict[str, Any] = {
     },
     "complement": {"name": "timm_vit", "model": "vit_base_patch16_224", "weights": "random"},
     "data": {"name": "digit_claims"},
-    "loader": {"batch_size": 8},
+    "loader": {"batch_size": 64 if torch.cuda.is_available() else 8},
     "trainer": {"accelerator": "auto", "devices": 1},
 }
 _TUNED = {

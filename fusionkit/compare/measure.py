@@ -23,9 +23,9 @@ from fusionkit.errors import ConfigError
 from fusionkit.training.assemble import dry_build
 from fusionkit.training.callbacks import quiet
 from fusionkit.training.optimizer import make_optimizer
+from fusionkit.training.precision import hold_frozen, precision_of
 from fusionkit.training.run import ReadData, make_loaders, prepare, read_data
 from fusionkit.training.task import FusionTask
-from fusionkit.training.trainer import precision_of
 
 WARM_UP = 2  # steps: the optimizer's state is made in the first, caches are filled
 _SECONDS, _FEWEST, _MOST = 3.0, 3, 50  # of timed steps, where nobody says how many
@@ -87,6 +87,8 @@ class Bench:
         loader = make_loaders(experiment, dataset, train, model, fields)["train"]
         self._batch: Any = self._fabric.to_device(next(iter(loader)))
         task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen={})
+        self._precision = precision_of(experiment.trainer.precision, experiment.trainer.accelerator)
+        hold_frozen(model, self._precision)
         self._model = model
         self._task: Any
         self._optimizer: Any
@@ -95,7 +97,6 @@ class Bench:
         )
         self._task.mark_forward_method("total_loss")
         self._clip = experiment.trainer.gradient_clip_val
-        self._precision = precision_of(experiment.trainer.precision, experiment.trainer.accelerator)
 
     def time(self, steps: int | None = None) -> Cost:
         """Time training steps and watch their memory.
@@ -154,7 +155,8 @@ class Bench:
 
     def step(self) -> None:
         """One training step."""
-        loss, _ = self._task.total_loss(self._batch)
+        with self._fabric.autocast():  # which Fabric gives to `forward` only, on a single device
+            loss, _ = self._task.total_loss(self._batch)
         self._fabric.backward(loss)
         if self._clip:
             self._fabric.clip_gradients(

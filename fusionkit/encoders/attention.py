@@ -70,6 +70,14 @@ def widen_mask(mask: Tensor | None, extra: int) -> Tensor | None:
     return F.pad(mask, (extra, 0), value=visible)
 
 
+def hide_behind(mask: Tensor, extra: int) -> Tensor:
+    """Let no query see ``extra`` more keys behind the others; ``mask`` as in :func:`widen_mask`."""
+    if extra == 0:
+        return mask
+    hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return F.pad(mask, (0, extra), value=hidden)
+
+
 def hide_tokens(
     mask: Tensor | None,
     visible: Tensor | None,

@@ -8,10 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import (
-    create_bidirectional_mask,
-    create_bidirectional_sliding_window_mask,
-)
+from transformers.masking_utils import create_bidirectional_sliding_window_mask
 
 from fusionkit.encoders.attention import PromptRows, hide_tokens, parts_of
 from fusionkit.encoders.base import (
@@ -30,6 +27,7 @@ from fusionkit.encoders.texts import (
     make_preprocessor,
     tokens_of,
 )
+from fusionkit.encoders.transformers_attention import padding_mask
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError, suggest
@@ -206,21 +204,15 @@ class Bert(MainEncoder):
     def _layer_arguments(self, tokens: Tensor, keep: Tensor) -> dict[str, dict[str, Any]]:
         """What layers are called with beside their tokens, by their attention type."""
         config = self.backbone.config
-        mask = {"config": config, "inputs_embeds": tokens, "attention_mask": keep}
+        arguments = {"full_attention": {"attention_mask": padding_mask(keep)}}
         if config.model_type != "modernbert":
-            return {"full_attention": {"attention_mask": create_bidirectional_mask(**mask)}}
-        makers = {
-            "full_attention": create_bidirectional_mask,
-            "sliding_attention": create_bidirectional_sliding_window_mask,
-        }
+            return arguments
+        local = create_bidirectional_sliding_window_mask(config, tokens, attention_mask=keep)
+        arguments["sliding_attention"] = {"attention_mask": local}
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        return {
-            kind: {
-                "attention_mask": makers[kind](**mask),
-                "position_embeddings": self.backbone.rotary_emb(tokens, positions, kind),
-            }
-            for kind in sorted(set(config.layer_types))
-        }
+        for kind, own in arguments.items():
+            own["position_embeddings"] = self.backbone.rotary_emb(tokens, positions, kind)
+        return arguments
 
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         block = self.layers[layer]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import create_sliding_window_causal_mask
 
 from fusionkit.encoders.attention import PromptRows, hide_tokens, parts_of
 from fusionkit.encoders.base import (
@@ -27,6 +27,7 @@ from fusionkit.encoders.texts import (
     make_preprocessor,
     tokens_of,
 )
+from fusionkit.encoders.transformers_attention import causal_mask
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError, suggest
@@ -228,13 +229,14 @@ class CausalLM(MainEncoder):
     ) -> dict[str, dict[str, Any]]:
         """What layers are called with beside their tokens, by their attention type."""
         config = self.backbone.config
-        makers = {
-            "full_attention": create_causal_mask,
-            "sliding_attention": create_sliding_window_causal_mask,
-        }
         arguments: dict[str, dict[str, Any]] = {}
         for kind in sorted(set(self._attention_types())):
-            mask = makers[kind](config, tokens, attention_mask=keep, past_key_values=None)
+            if kind == "full_attention":
+                mask = causal_mask(keep)
+            else:
+                mask = create_sliding_window_causal_mask(
+                    config, tokens, attention_mask=keep, past_key_values=None
+                )
             arguments[kind] = {"attention_mask": mask}
             if not self._layout.positions:
                 kinds = (kind,) if config.model_type == "gemma3_text" else ()

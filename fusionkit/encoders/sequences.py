@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -45,3 +46,17 @@ def append_rows(tokens: Tensor, keep: Tensor, rows: Tensor | None) -> tuple[Tens
     if rows is None:
         return tokens, keep
     return torch.cat([tokens, rows], dim=1), torch.cat([keep, all_real(rows)], dim=1)
+
+
+def known_real(keep: Tensor) -> bool:
+    """Whether no token is padding, as far as can be told at once.
+
+    On a GPU the host would have to wait for the answer, which is no then; so it is of tensors
+    that have no values.
+
+    Args:
+        keep: (B, L) bool, True = real.
+    """
+    if keep.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(keep, FakeTensor):
+        return False
+    return bool(keep.all())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fusionkit.encoders.audio import waveforms_of
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.sequences import masked_mean
+from fusionkit.encoders.sequences import known_real, masked_mean
 
 
 class SpeechEncoder(MainEncoder):
@@ -114,12 +114,15 @@ def masked_group_norm(norm: nn.GroupNorm, x: Tensor, length: Tensor) -> Tensor:
         length: (B,), how many of a row's frames are real, at least 1.
 
     Returns:
-        (B, C, T); for a row without padding, ``norm(x)``.
+        (B, C, T); for a row without padding, ``norm(x)``. Padded frames have no meaning.
     """
-    padded = (torch.arange(x.shape[-1], device=x.device) >= length[:, None]).unsqueeze(1)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).masked_fill(padded, 0.0)
-    count = length[:, None, None]
-    centred = (wide - wide.sum(-1, keepdim=True) / count).masked_fill(padded, 0.0)
-    variance = centred.square().sum(-1, keepdim=True) / count
+    keep = torch.arange(x.shape[-1], device=x.device) < length[:, None]
+    if known_real(keep):
+        return norm(x)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    real, count = keep.to(wide.dtype).unsqueeze(-1), length[:, None, None]
+    with torch.autocast(x.device.type, enabled=False):
+        centred = wide - wide @ real / count
+        variance = centred.square() @ real / count
     scale = torch.rsqrt(variance + norm.eps) * norm.weight[:, None]
-    return (centred * scale + norm.bias[:, None]).to(norm.weight.dtype)
+    return torch.addcmul(norm.bias[:, None], centred, scale).to(norm.weight.dtype)

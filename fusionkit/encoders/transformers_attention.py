@@ -10,6 +10,7 @@ upstream's own ``sdpa``.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,13 +21,15 @@ from transformers.masking_utils import sdpa_mask
 
 from fusionkit.encoders.attention import (
     PromptRows,
+    hide_behind,
     parts_of,
     project_parts,
-    split_heads,
     widen_mask,
 )
+from fusionkit.encoders.sequences import known_real
 
 PROMPTED = "fusionkit_prompts"
+_ALIGNED = 8  # the fused kernels of GPUs read masks of a width that 8 divides twice as fast
 
 
 def prompted_attention(
@@ -67,14 +70,34 @@ def prompted_attention(
             attention_mask = widen_mask(attention_mask, sum(part.shape[1] for part in parts))
         else:
             attention_mask = _join_masks(prompts_keep, attention_mask, query, key)
-        width = key.shape[-1]
-        key = torch.cat([*(split_heads(rows, width) for rows in keys), key], dim=-2)
-        value = torch.cat([*(split_heads(rows, width) for rows in values), value], dim=-2)
+        hidden = 0
+        if attention_mask is not None:
+            hidden = -attention_mask.shape[-1] % _ALIGNED
+            attention_mask = hide_behind(attention_mask, hidden)
+        key, value = _in_front(keys, key, hidden), _in_front(values, value, hidden)
         kwargs["is_causal"] = False
     out: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, **kwargs
     )
     return out
+
+
+def _in_front(rows: Sequence[Tensor], own: Tensor, hidden: int) -> Tensor:
+    """Rows, a layer's own and zeros; the heads of a token stay side by side, as they come.
+
+    Args:
+        rows: Parts (B, n_j, H * head_dim), together n.
+        own: (B, H, S, head_dim).
+        hidden: How many zeros.
+
+    Returns:
+        (B, H, n + S + hidden, head_dim).
+    """
+    width = own.shape[-1]
+    joined = [*(part.unflatten(-1, (-1, width)) for part in rows), own.transpose(1, 2)]
+    if hidden:
+        joined.append(own.new_zeros(()).expand(len(own), hidden, own.shape[1], width))
+    return torch.cat(joined, dim=1).transpose(1, 2)
 
 
 def _join_masks(keep: Tensor, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
@@ -83,7 +106,24 @@ def _join_masks(keep: Tensor, mask: Tensor | None, query: Tensor, key: Tensor) -
     if mask is None:
         mask = keep.new_ones(1, 1, length, key.shape[-2])
     front = keep[:, None, None].expand(-1, -1, length, -1)
-    return torch.cat([front, mask.expand(batch, 1, -1, -1)], dim=-1)
+    return torch.cat([front, mask.expand(batch, 1, length, -1)], dim=-1)
+
+
+def padding_mask(keep: Tensor) -> Tensor | None:
+    """Which keys all queries see, (B, 1, 1, S); None if all tokens are known to be real.
+
+    Args:
+        keep: (B, S) bool, True = real.
+    """
+    return None if known_real(keep) else keep[:, None, None]
+
+
+def causal_mask(keep: Tensor) -> Tensor | None:
+    """As :func:`padding_mask`, and none sees what comes after it: (B, 1, S, S)."""
+    mask, length = padding_mask(keep), keep.shape[1]
+    if mask is None:
+        return None
+    return mask & torch.ones(length, length, dtype=torch.bool, device=keep.device).tril()
 
 
 def project_prompts(module: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers.masking_utils import create_bidirectional_mask
 
 from fusionkit.encoders.attention import PromptRows, parts_of
 from fusionkit.encoders.audio import (
@@ -18,6 +17,7 @@ from fusionkit.encoders.audio import (
 )
 from fusionkit.encoders.base import TokenState
 from fusionkit.encoders.speech import SpeechEncoder
+from fusionkit.encoders.transformers_attention import padding_mask
 from fusionkit.encoders.transformers_weights import architecture, build
 from fusionkit.encoders.weights import locate
 from fusionkit.errors import ConfigError
@@ -111,11 +111,7 @@ class Wav2Vec2(TransformersSpeech):
     default_model = "facebook/wav2vec2-base"
 
     def layer_cache(self, tokens: Tensor, keep: Tensor) -> Tensor | None:
-        config = self.backbone.config
-        mask: Tensor | None = create_bidirectional_mask(
-            config=config, inputs_embeds=tokens, attention_mask=keep
-        )
-        return mask
+        return padding_mask(keep)
 
     def run_layer(self, layer: int, state: TokenState, prompts: PromptRows | None) -> TokenState:
         rows = self.prompt_rows(layer, prompts)

@@ -16,8 +16,8 @@ from fusionkit.training.cost import StepCost, step_cost
 from fusionkit.training.fast_paths import fast_paths
 from fusionkit.training.optimizer import learning_rates
 from fusionkit.training.parameters import PartCount, count_parameters
+from fusionkit.training.precision import precision_of
 from fusionkit.training.run import make_loaders
-from fusionkit.training.trainer import precision_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ are.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusionkit.errors import ConfigError
 from fusionkit.fusion.model import FusionModel, ModelOutput
+from fusionkit.training.precision import frozen_products, low_precision
 
 _ADAM = 2  # values that AdamW keeps for each one that is trained
 _UNKNOWN = (
@@ -82,13 +82,15 @@ def step_cost(model: FusionModel, inputs: Mapping[str, Any], precision: str) -> 
     """
     batch = len(next(iter(next(iter(inputs.values())).values())))
     training = model.training
+    low = low_precision(precision)
+    rounded = set(frozen_products(model)) if low else set()
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that modules hold are none
     try:
         with mode:
             state = {
-                f"model.{name}": torch.empty_like(value, device="cpu").requires_grad_(
-                    value.requires_grad
-                )
+                f"model.{name}": torch.empty_like(
+                    value, device="cpu", dtype=low if name in rounded else None
+                ).requires_grad_(value.requires_grad)
                 for name, value in [*model.named_parameters(), *model.named_buffers()]
             }
             fake = {
@@ -96,7 +98,7 @@ def step_cost(model: FusionModel, inputs: Mapping[str, Any], precision: str) -> 
                 for role, rows in inputs.items()
             }
             within = _Within(model, lambda model: (_flops(model, fake), _peak(model, fake)))
-            with _autocast(precision):
+            with torch.autocast("cpu", low, enabled=low is not None):
                 (forward, backward), peak = functional_call(within, state, ())
     except _UNKNOWN as error:
         raise ConfigError(
@@ -113,7 +115,7 @@ def step_cost(model: FusionModel, inputs: Mapping[str, Any], precision: str) -> 
         },
         forward / batch,
         backward / batch,
-        sum(map(_bytes, (*model.parameters(), *model.buffers()))),
+        sum(map(_bytes, state.values())),
         _ADAM * trained,
         peak,
     )
@@ -190,16 +192,6 @@ def _loss(output: ModelOutput) -> Tensor:
     """Any number of everything that the real loss is made of."""
     scores = output.logits if output.branches is None else output.branches
     return sum(output.fused.losses.values(), scores.float().sum())
-
-
-@contextmanager
-def _autocast(precision: str) -> Iterator[None]:
-    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    if precision not in dtypes:
-        yield
-        return
-    with torch.autocast("cpu", dtypes[precision]):
-        yield
 
 
 def _bytes(tensor: Tensor) -> int:

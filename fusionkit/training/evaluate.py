@@ -24,10 +24,10 @@ from fusionkit.errors import CheckpointError, ConfigError, DataError
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import field_by_role, read_splits, role_inputs
 from fusionkit.training.callbacks import ProgressBar, quiet
+from fusionkit.training.precision import precision_of
 from fusionkit.training.predictor import rebuild
 from fusionkit.training.report import missing_lines
 from fusionkit.training.task import FusionTask
-from fusionkit.training.trainer import precision_of
 
 _log = logging.getLogger("fusionkit")
 

@@ -18,6 +18,7 @@ from fusionkit.fusion.model import FusionModel, ModelOutput
 from fusionkit.training import checkpoint as slim
 from fusionkit.training.metrics import loss_of, make_metrics, predictions_of
 from fusionkit.training.optimizer import make_optimizer, make_schedule
+from fusionkit.training.precision import hold_frozen
 
 
 class FusionTask(L.LightningModule):
@@ -54,6 +55,9 @@ class FusionTask(L.LightningModule):
             {stage: make_metrics(task, outputs, f"{stage}/") for stage in ("val", "test")}
         )
 
+    def setup(self, stage: str) -> None:
+        hold_frozen(self.model, self.trainer.precision)
+
     def forward(self, inputs: Any) -> ModelOutput:
         """Predict a batch; inputs by role."""
         output: ModelOutput = self.model(inputs)
@@ -80,7 +84,8 @@ class FusionTask(L.LightningModule):
         for name, term in terms.items():
             self.log(f"train/{name}_loss", term, batch_size=size)
         self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
-        self.train_loss.update(loss.detach(), size)
+        # Of a number, torchmetrics would make a tensor on the host, and wait for its copy.
+        self.train_loss.update(loss.detach(), torch.full_like(loss.detach(), size))
         if self.fabric is None:  # which steps without epochs, to measure, and logs no metrics
             self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size)
         return loss

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -17,6 +16,7 @@ from fusionkit.errors import ConfigError, suggest
 from fusionkit.training.callbacks import ProgressBar, SaveLast, SeedSteps, quiet
 from fusionkit.training.folders import RESUME
 from fusionkit.training.metrics import LESS_IS_BETTER, MONITOR, make_metrics
+from fusionkit.training.precision import precision_of
 
 
 def make_trainer(
@@ -80,19 +80,6 @@ def make_trainer(
             )
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
-
-
-def precision_of(asked: str, accelerator: str) -> str:
-    """Lightning's name of the precision.
-
-    ``auto`` is bf16-mixed on a GPU whose hardware has it, 16-mixed on other GPUs, else 32-true.
-    """
-    if asked != "auto":
-        return asked
-    if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
-        return "32-true"
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if native else "16-mixed"
 
 
 def monitored(experiment: Experiment, dataset: Dataset) -> str:

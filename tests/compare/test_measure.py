@@ -157,3 +157,13 @@ def test_other_devices_do_not_say():
 
 def test_the_machine_is_named():
     assert machine(torch.device("cpu")).endswith(("core", "cores"))
+
+
+def test_steps_run_in_the_precision_that_is_told(tiny_config):
+    bench = Bench(experiment(tiny_config, trainer={"precision": "bf16-mixed"}))
+    seen = set()
+    block = next(m for m in bench._model.fusion.main.modules() if isinstance(m, nn.Linear))
+    block.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    bench.step()
+    assert seen == {torch.bfloat16}
+    assert block.weight.dtype == torch.bfloat16

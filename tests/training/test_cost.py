@@ -53,7 +53,7 @@ def test_mixed_precision_keeps_less(root):
         for name in ("32-true", "bf16-mixed")
     )
     assert mixed.passes < plain.passes
-    assert mixed.weights == plain.weights
+    assert mixed.weights < plain.weights  # the frozen ones are kept rounded
 
 
 def test_weights_and_optimizer_are_counted_in_bytes():
