@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -19,7 +20,12 @@ def cache_folder() -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that no reader ever finds half of it."""
+    """Write a text file so that no reader ever finds half of it."""
+    replace_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill another place, and put that in the place of ``path`` when it has."""
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    write(unfinished)
     os.replace(unfinished, path)

@@ -59,6 +59,8 @@ from fusionkit.training.report import (
     results_table,
     size_text,
 )
+from fusionkit.training.routing import FILE as ROUTING, RecordRouting
+from fusionkit.training.samples import FILE as SAMPLES, KeepSamples
 from fusionkit.training.streams import check_shared
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 from fusionkit.training.trainer import make_trainer, monitored
@@ -191,7 +193,8 @@ def _run(
         lambda metrics, epoch: replace(described, metrics=metrics, epoch=epoch),
     )
     profiler = StepProfiler() if experiment.trainer.profile else None
-    trainer = make_trainer(experiment, folder, monitor, [best, StopWithoutValues()], profiler)
+    watching = [best, StopWithoutValues(), RecordRouting(folder), KeepSamples(folder)]
+    trainer = make_trainer(experiment, folder, monitor, watching, profiler)
     check_shared(trainer.world_size, splits["train"])
     if out:
         out.print(parameter_table(counts))
@@ -403,9 +406,11 @@ def _print_places(out: Console, result: RunResult) -> None:
         (METRICS, "test metrics"),
         ("metrics.csv", "metrics by step and epoch; tensorboard/ has the same"),
         (RESUME, "to continue: fusionkit fit ... --ckpt_path last"),
+        (SAMPLES, "what the best weights say of each test sample"),
+        (ROUTING, "which experts were used, by epoch and layer"),
         (PROFILE, "seconds of a training step by part"),
     ):
-        if name != PROFILE or (result.folder / PROFILE).is_file():
+        if (result.folder / name).is_file():
             out.print(f"  {name:18} {what}")
     command = (
         f"fusionkit predict --ckpt_path {result.folder} --input TABLE --output predictions.csv"

@@ -94,8 +94,8 @@ class FusionTask(L.LightningModule):
         # Not at the end of an epoch: one that continues in its middle goes on with its sum.
         self.train_loss.reset()
 
-    def _evaluate(self, stage: str, batch: dict[str, Any]) -> None:
-        output = self(batch["inputs"])
+    def _evaluate(self, stage: str, batch: dict[str, Any]) -> ModelOutput:
+        output: ModelOutput = self(batch["inputs"])
         target, size = batch["target"], len(batch["target"])
         predicted = predictions_of(self.task, output.logits)
         metrics: Any = self.metrics[stage]
@@ -104,12 +104,15 @@ class FusionTask(L.LightningModule):
         loss = self._loss(output.logits, target)
         self.log(f"{stage}/loss", loss, batch_size=size, sync_dist=True)
         self.log_dict(metrics, prog_bar=shown, batch_size=size)
+        return output
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate("val", batch)
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> ModelOutput:
+        """What callbacks see of the batch."""
+        return self._evaluate("val", batch)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate("test", batch)
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> ModelOutput:
+        """What callbacks see of the batch."""
+        return self._evaluate("test", batch)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Row indices (B,) and probabilities (B, C) or numbers (B,)."""
