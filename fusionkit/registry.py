@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -222,6 +223,12 @@ class Entry:
 
 def _installed_entry_points(group: str) -> list[metadata.EntryPoint]:
     """The entry points of one group; a function of its own so that tests can replace it."""
+    return _scanned(group, tuple(sys.path))
+
+
+@cache
+def _scanned(group: str, path: tuple[str, ...]) -> list[metadata.EntryPoint]:
+    """Reading every distribution's metadata takes longer than what a look-up is for."""
     return list(metadata.entry_points(group=group))
 
 

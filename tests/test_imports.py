@@ -50,6 +50,7 @@ ALLOWED = {
         "fusion.model",
         "training",
     },
+    "sweep": {"compare", "config", "data.folders", "training"},
     "doctor": {
         "config.schema",
         "data",
@@ -60,7 +61,7 @@ ALLOWED = {
         "fusion.model",
         "training.assemble",
     },
-    "cli": {"cache", "compare", "config", "doctor", "testing", "training"},
+    "cli": {"cache", "compare", "config", "doctor", "sweep", "testing", "training"},
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem[0] != "_")
 
@@ -110,6 +111,9 @@ def test_imports_go_one_way(path):
         ["contract", "brt"],
         ["info", "bert"],
         ["fit", "--help"],
+        ["sweep", "--help"],
+        ["table", "--help"],
+        ["plot", "--help"],
         ["data", "doctor", "--help"],
         ["data", "prepare", "--help"],
         ["data", "prepare", "food101", "--root", "nowhere"],

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import yaml
 
@@ -147,6 +148,16 @@ class Training:
     def ended(self) -> bool:
         """Whether it is over, well or not."""
         return self._process.poll() is not None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it and what it has started hold now."""
+        try:
+            process = psutil.Process(self._process.pid)
+            family = [process, *process.children(recursive=True)]
+            return sum(member.memory_info().rss for member in family)
+        except psutil.NoSuchProcess:  # it has just ended
+            return 0
 
     @property
     def error(self) -> str | None:

@@ -59,7 +59,9 @@ class Merged:
         """The values of a baseline or of a compared system: its overlay over all that is there."""
         own = Merged()
         own.values = {
-            key: copy.deepcopy(value) for key, value in self.values.items() if key not in VARIANTS
+            key: copy.deepcopy(value)
+            for key, value in self.values.items()
+            if key not in (*VARIANTS, "sweep")
         }
         own.add({"name": label, **overlay}, "")
         return own.values

@@ -268,8 +268,10 @@ class ConfigKeys:
         baselines: Configs merged over this one, by label; trained and tested beside it.
         systems: For `fusionkit compare`: names of systems, or configs merged over this one, by
             label. A label that is a system's name stands for it.
-        seeds: For `fusionkit compare --fit`: each system is trained with each of them; empty for
-            seed alone.
+        seeds: For `fusionkit compare --fit` and `fusionkit sweep`: everything is trained with each
+            of them; empty for seed alone.
+        sweep: For `fusionkit sweep`: the axes of a grid. A dotted key has a list of its values; a
+            name of your own has configs to merge over this one, by label, or a pattern of files.
     """
 
     name: str | None = None
@@ -293,6 +295,7 @@ class ConfigKeys:
     baselines: dict[str, Any] = field(default_factory=dict)
     systems: list[str] | dict[str, Any] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    sweep: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "seed")

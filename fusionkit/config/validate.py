@@ -116,7 +116,7 @@ def _variants(merged: Merged, problems: Problems, section: str) -> dict[str, _Dr
         if not isinstance(overlay, Mapping):
             problems.add(key, f"expected a config to merge over this one, given {overlay!r}.")
             continue
-        inner = [name for name in (*VARIANTS, "seeds") if name in overlay]
+        inner = [name for name in (*VARIANTS, "seeds", "sweep") if name in overlay]
         if inner:
             problems.add((*key, inner[0]), f"one of the {section} cannot have {inner[0]} itself.")
             continue

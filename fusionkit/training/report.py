@@ -19,7 +19,7 @@ from fusionkit.data.sampling import Batches
 from fusionkit.training.parameters import PartCount
 
 # Shares, shown in per cent.
-_SHARES = ("accuracy", "f1_macro", "f1_micro", "auroc")
+SHARES = ("accuracy", "f1_macro", "f1_micro", "auroc")
 
 
 def console() -> Console:
@@ -103,18 +103,18 @@ def _random(count: int, size: int) -> list[NDArray[np.int64]]:
 def value_text(name: str, value: float) -> str:
     """A metric as people write it."""
     short = name.rpartition("/")[2]
-    return f"{100 * value:.1f} %" if short in _SHARES else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if short in SHARES else f"{value:.4g}"
 
 
 def metric_title(name: str) -> str:
     """A metric as a column that holds bare numbers is headed: ``f1 macro %``."""
     short = name.rpartition("/")[2]
-    return f"{short.replace('_', ' ')}{' %' if short in _SHARES else ''}"
+    return f"{short.replace('_', ' ')}{' %' if short in SHARES else ''}"
 
 
 def spread_text(name: str, mean: float, sd: float | None) -> str:
     """Mean and standard deviation of a metric, without its unit: ``85.3 ± 0.4``."""
-    if name.rpartition("/")[2] in _SHARES:
+    if name.rpartition("/")[2] in SHARES:
         return f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
     return f"{mean:.4g}" + ("" if sd is None else f" ± {sd:.2g}")
 

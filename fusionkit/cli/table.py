@@ -1,0 +1,63 @@
+"""``fusionkit table``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusionkit.cli.parser import Parser
+from fusionkit.errors import ConfigError
+
+_SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+_EXAMPLES = """\
+examples:
+  fusionkit table runs/table2
+  fusionkit table runs/fig7 --columns shots --metric accuracy --output fig7.tex
+  fusionkit table runs/table2 --against 'static, dynamic, mapped'"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print or write the table of a sweep."""
+    parser = Parser(
+        "table",
+        "Results of a sweep as a table: mean and standard deviation over seeds, the best in bold, "
+        "and a mark where a paired t-test over seeds tells a row from the best.",
+        "FOLDER [--rows AXIS ...] [--columns AXIS] [--metric NAME ...] [--output FILE]",
+        _EXAMPLES,
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the sweep: OUTPUT/NAME")
+    parser.add_argument(
+        "--rows", nargs="+", default=[], metavar="AXIS", help="axes that name rows; all others"
+    )
+    parser.add_argument(
+        "--columns", metavar="AXIS", help="axis whose labels are columns; else metrics are"
+    )
+    parser.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="which; all")
+    parser.add_argument("--against", metavar="ROW", help="test rows against this one; the best")
+    parser.add_argument(
+        "--format", choices=sorted(_SUFFIXES.values()), help="that of FILE's ending; markdown"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write it there")
+    options = parser.parse_only(argv)
+    form = options.format
+    if form is None and options.output is not None:
+        form = _SUFFIXES.get(options.output.suffix)
+        if form is None:
+            raise ConfigError(
+                f"--output: {options.output.name} says no format; end it in "
+                f"{', '.join(_SUFFIXES)}, or give --format."
+            )
+
+    from fusionkit.data.folders import write_whole
+    from fusionkit.sweep.results import collect
+    from fusionkit.sweep.tables import make_table, write_table
+
+    runs = collect(options.folder)
+    table = make_table(runs, options.rows, options.columns, options.metric, options.against)
+    text = write_table(table, form or "markdown")
+    if options.output is None:
+        print(text, end="")
+    else:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.output, text)
+    return 0
