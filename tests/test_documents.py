@@ -19,7 +19,12 @@ from fusionkit.training.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINES = ROOT / "configs" / "baselines"  # built one by one in tests/config/test_baselines.py
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if BASELINES not in p.parents)
+EXPERIMENTS = ROOT / "configs" / "experiments"  # likewise, in tests/config/test_experiments.py
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if not {BASELINES, EXPERIMENTS} & set(path.parents)
+)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = [page for page in PAGES if "\n```python\n" in page.read_text()]
 FIT = api.fit
@@ -53,7 +58,7 @@ def test_the_globs_see_what_is_there():
     assert {path.parent.name: 0 for path in CONFIGS}.keys() == {"compare", "configs", "modularity"}
     assert len(CONFIGS) == 17
     assert len(list(BASELINES.rglob("*.yaml"))) == 51
-    assert len(PAGES) == 19
+    assert len(PAGES) == 20
     assert {page.stem for page in PYTHON} >= {"README", "contract", "data", "own_encoder"}
     assert sum(len(commands(page)) for page in PAGES) >= 60
     assert all(len(head_commands(config)) >= 2 for config in CONFIGS)

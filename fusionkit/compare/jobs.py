@@ -153,7 +153,7 @@ class _Room:
     def for_one_more(self) -> bool:
         if not self._limited:
             return True
-        settled = time.monotonic() - self._last > _SETTLED
+        settled = self._largest > 0 and time.monotonic() - self._last > _SETTLED
         return settled and psutil.virtual_memory().available > _SPARE * self._largest
 
 

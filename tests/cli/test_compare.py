@@ -19,7 +19,7 @@ import yaml
 
 from fusionkit.cli import main
 from fusionkit.cli.compare import load_systems
-from fusionkit.compare import apart, run as compare
+from fusionkit.compare import apart, jobs, run as compare
 from fusionkit.compare.apart import Failure, Training
 from fusionkit.compare.measure import Cost
 from fusionkit.compare.results import Comparison, SeedRun, SystemRow
@@ -33,7 +33,6 @@ from fusionkit.compare.tables import (
     setting,
 )
 from fusionkit.config.systems import SYSTEMS
-from fusionkit.config.validate import load_config
 from fusionkit.errors import ConfigError
 from fusionkit.training.folders import CONFIG, METRICS, RESUME
 
@@ -322,34 +321,6 @@ def test_durations_are_read_at_a_glance():
     ]
 
 
-def test_a_run_of_another_config_is_put_aside(config, tmp_path):
-    system = load_config([config]).systems["main_only"]
-
-    def job(config: dict) -> compare._Job:
-        return compare._Job(SystemRow("a", cost=cost()), 0, tmp_path / "a" / "seed-0", config)
-
-    asked = job(compare._run_config(system, 0))
-    assert asked.config["trainer"]["progress_bar"] is False
-    assert compare._finished(asked) is None
-    asked.folder.mkdir(parents=True)
-    (asked.folder / CONFIG).write_text(yaml.safe_dump(asked.config))
-    assert compare._finished(asked) is None  # begun
-    summary = {"metrics": {"test/accuracy": 0.5}, "seconds": 7.0}
-    (asked.folder / METRICS).write_text(json.dumps(summary))
-    assert compare._finished(asked) == SeedRun(0, asked.folder, {"test/accuracy": 0.5}, 7.0)
-    more_workers = {**asked.config, "loader": {**asked.config["loader"], "workers": 7}}
-    assert compare._finished(job(more_workers)) is not None
-    longer = {**asked.config, "trainer": {**asked.config["trainer"], "max_epochs": 9}}
-    for number in (1, 2):
-        assert compare._finished(job(longer)) is None
-        aside = asked.folder.with_name(f"seed-0.{number}")
-        assert json.loads((aside / METRICS).read_text()) == summary
-        assert not asked.folder.exists()
-        asked.folder.mkdir()
-        (asked.folder / CONFIG).write_text(yaml.safe_dump(asked.config))
-        (asked.folder / METRICS).write_text(json.dumps(summary))
-
-
 class Pretended:
     """A training that takes two looks and leaves what a real one leaves."""
 
@@ -383,8 +354,8 @@ def test_each_system_is_trained_with_each_seed_several_at_a_time(
     rows = [SystemRow(label, 1, 2, cost=cost()) for label in ("a", "b", "007")]
     rows.append(SystemRow("gone", 1, 2, failure=Failure("no data", "x.csv does not exist.")))
     made = Comparison("mine", tmp_path / "mine", "2.0", (), rows)
-    monkeypatch.setattr(compare, "Training", Pretended)
-    monkeypatch.setattr(compare, "_POLL", 0)
+    monkeypatch.setattr(jobs, "Training", Pretended)
+    monkeypatch.setattr(jobs, "_POLL", 0)
     compare.fit_systems(experiment, found, made, jobs=2)
 
     assert Pretended.most == 2
@@ -423,31 +394,12 @@ def test_an_interrupt_ends_what_runs(root, tmp_path, monkeypatch):
     overrides = [("systems", "{a: {}, b: {}, c: {}}"), ("output", str(tmp_path))]
     experiment, found = load_systems([str(root / "configs" / "quickstart.yaml")], overrides)
     rows = [SystemRow(label, 1, 2, cost=cost()) for label in found]
-    monkeypatch.setattr(compare, "Training", Endless)
+    monkeypatch.setattr(jobs, "Training", Endless)
     with pytest.raises(KeyboardInterrupt):
         compare.fit_systems(
             experiment, found, Comparison("mine", tmp_path, "2.0", (), rows), jobs=2
         )
     assert Endless.stopped == 2
-
-
-def test_time_left_follows_the_cost_of_what_is_left(monkeypatch, tmp_path):
-    def job(seconds: float) -> compare._Job:
-        row = SystemRow("a", cost=cost(step_seconds=seconds))
-        return compare._Job(row, 0, tmp_path, {"trainer": {"max_epochs": 2}})
-
-    now = 100.0
-    monkeypatch.setattr(compare.time, "monotonic", lambda: now)
-    jobs = [job(1.0), job(3.0)]
-    clock = compare._Clock(jobs)
-    assert clock.left() == ""
-    now = 110.0
-    clock.tick(jobs[0])
-    assert clock.left() == "30 s left, "
-    now = 125.0
-    assert clock.left() == "15 s left, "
-    now = 999.0
-    assert clock.left() == "0 s left, "
 
 
 def test_reasons_of_a_process_that_died(tmp_path):

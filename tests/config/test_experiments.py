@@ -1,0 +1,64 @@
+"""configs/experiments: every table and figure of arXiv 2312.03734, counted and built."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusionkit.sweep.grid import read_grid
+from fusionkit.sweep.run import count
+
+# Points of each, by what the paper has: systems x data sets, combinations x data sets, ...
+POINTS = {
+    "table1_food101": 17,
+    "table1_mmimdb": 17,
+    "table1_snli_ve": 17,
+    "data": 3,
+    "table2": 7 * 3,
+    "table3": 2 * 3,
+    "table4": 8,
+    "fig4": (7 + 4) * 3,
+    "fig5": 2,
+    "fig6": 2 * 3,
+    "fig7": 5 * 5 * 3,
+}
+
+
+def test_there_is_a_file_for_each(root):
+    files = (root / "configs" / "experiments").glob("*.yaml")
+    assert {path.stem for path in files} == set(POINTS)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_every_point_is_counted_and_built(name, root):
+    path = root / "configs" / "experiments" / f"{name}.yaml"
+    command = f"#   fusionkit sweep --config configs/experiments/{name}.yaml --dry-run\n"
+    assert command in path.read_text()
+    grid = read_grid([path])
+    assert len(grid.points) == POINTS[name]
+    assert grid.seeds == (0, 1, 2)
+    if not name.startswith("table1"):  # built one by one in test_baselines.py
+        found = count(grid)
+        assert [each.error for each in found if each.error] == []
+        assert all(each.trained for each in found)
+
+
+def test_prompts_of_figure_4_are_counted_as_in_the_paper(root):
+    for point in read_grid([root / "configs" / "experiments" / "fig4.yaml"]).points:
+        init = point.experiment.fusion.init
+        rows = (init["experts"] + 1) * init["prompt_length"] + 1
+        assert rows == point.values["prompts"]
+
+
+def test_the_seven_combinations_of_table_2(root):
+    grid = read_grid(
+        [root / "configs/experiments/table2.yaml", root / "configs/quickstart.yaml"],
+        [("sweep.data", "null")],
+    )
+    kinds = ("static", "dynamic", "mapped")
+    used = {
+        tuple(point.experiment.fusion.init.get(kind, True) for kind in kinds)
+        for point in grid.points
+    }
+    assert len(used) == 7
+    assert (False, False, False) not in used
+    assert {point.experiment.data.name for point in grid.points} == {"digit_claims"}
