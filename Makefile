@@ -1,5 +1,5 @@
 # Two commands for a newcomer; both work in a fresh clone, in either order, as often as you like.
-#   make quickstart   environment, fusionkit, and the main job
+#   make quickstart   environment, fusionkit, the main job, and a page of what came of it
 #   make test         the same environment plus the test tools, and the whole suite
 # And for those who change what is fast: make bench.
 
@@ -14,6 +14,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 quickstart: $(VENV)/installed
 	$(BIN)/fusionkit fit --config configs/quickstart.yaml
+	$(BIN)/fusionkit report runs/quickstart
 
 # Two workers with one thread each: the models of the tests are tiny.
 test: $(VENV)/installed-test

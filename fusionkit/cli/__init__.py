@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": "metrics of a trained model on the validation split",
     "test": "metrics of a trained model on the test split",
     "predict": "predictions of a trained model for a table of new samples",
+    "report": "a run as a page: curves, experts, routing, samples",
     "compare": "systems side by side: parameters, FLOPs, memory, time; trained, if asked",
     "sweep": "train a grid of configs with several seeds",
     "table": "results of a sweep as a table: Markdown, CSV, LaTeX",

@@ -20,7 +20,7 @@ import yaml
 
 from fusionkit.data.folders import replace_whole
 from fusionkit.errors import DataError, suggest
-from fusionkit.training.folders import CONFIG, METRICS
+from fusionkit.training.folders import CONFIG, METRICS, logged_by_epoch
 
 POINT = "point.json"
 RESULTS, EPOCHS = "results", "epochs"
@@ -53,22 +53,8 @@ class Run:
     environment: dict[str, Any]
 
     def epochs(self) -> Iterator[tuple[int, str, float]]:
-        """(epoch counted from 1, metric, value) of everything that was logged by epoch."""
-        seen = set()
-        logs = sorted(self.folder.glob("metrics.*.csv"), key=lambda log: int(log.suffixes[0][1:]))
-        for log in (self.folder / "metrics.csv", *reversed(logs)):  # what was continued holds
-            if not log.is_file():
-                continue
-            with log.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if not row.get("epoch"):
-                        continue
-                    epoch = int(float(row["epoch"])) + 1
-                    for name, value in row.items():
-                        by_epoch = name.startswith("val/") or name == "train/loss"
-                        if by_epoch and value and (epoch, name) not in seen:
-                            seen.add((epoch, name))
-                            yield epoch, name, float(value)
+        """See :func:`fusionkit.training.folders.logged_by_epoch`."""
+        return logged_by_epoch(self.folder)
 
 
 def collect(folder: Path) -> list[Run]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,45 @@ def keep_metrics(folder: Path) -> None:
     if log.exists():
         number = len(list(folder.glob("metrics.*.csv"))) + 1
         log.rename(folder / f"metrics.{number}.csv")
+
+
+def logged_by_epoch(folder: Path) -> Iterator[tuple[int, str, float]]:
+    """(epoch counted from 1, metric, value) of all that a run has logged by epoch.
+
+    Of an epoch that was begun again when the run was continued, what was logged last holds.
+    """
+    aside = sorted(folder.glob("metrics.*.csv"), key=lambda log: int(log.suffixes[0][1:]))
+    seen: set[tuple[int, str]] = set()
+    for log in (folder / "metrics.csv", *reversed(aside)):
+        if not log.is_file():
+            continue
+        with log.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    by_epoch = name == "train/loss" or name.startswith("val/")
+                    if not (by_epoch and value and row.get("epoch")):
+                        continue
+                    epoch = int(float(row["epoch"])) + 1
+                    if (epoch, name) not in seen:
+                        seen.add((epoch, name))
+                        yield epoch, name, float(value)
+
+
+def newest_run(place: Path) -> Path:
+    """A run folder itself, or the newest run in the folder of an experiment.
+
+    Raises:
+        CheckpointError: Neither holds a finished run.
+    """
+    if (place / METRICS).is_file():
+        return place
+    runs = [path.parent for path in place.glob(f"*/{METRICS}") if path.parent.name.isdigit()]
+    if not runs:
+        raise CheckpointError(
+            f"{place} holds no finished run: there is no {METRICS}. Give the folder that "
+            f"`fusionkit fit` names, or the one around it for its newest run."
+        )
+    return max(runs, key=lambda run: (run / METRICS).stat().st_mtime)
 
 
 def label_folders(labels: Iterable[str], section: str) -> dict[str, str]:

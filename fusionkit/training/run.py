@@ -416,3 +416,4 @@ def _print_places(out: Console, result: RunResult) -> None:
         f"fusionkit predict --ckpt_path {result.folder} --input TABLE --output predictions.csv"
     )
     out.print(f"Predict: {command}", soft_wrap=True)
+    out.print(f"See it:  fusionkit report {result.folder}", soft_wrap=True)
