@@ -39,15 +39,13 @@ def run(argv: Sequence[str]) -> int:
     if options.samples < 1:
         raise ConfigError(f"--samples is {options.samples}; it must be at least 1.")
 
-    from fusionkit.analysis.page import page
+    from fusionkit.analysis.page import write_page
     from fusionkit.analysis.report import report
-    from fusionkit.data.folders import write_whole
     from fusionkit.training.folders import newest_run
 
     folder = newest_run(options.run)
     other = None if options.other is None else newest_run(options.other)
     path = options.output or folder / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page(report(folder, other, options.samples)))
+    write_page(report(folder, other, options.samples), path)
     print(f"Written to {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")
     return 0

@@ -48,16 +48,13 @@ def run(argv: Sequence[str]) -> int:
                 f"{', '.join(_SUFFIXES)}, or give --format."
             )
 
-    from fusionkit.data.folders import write_whole
     from fusionkit.sweep.results import collect
-    from fusionkit.sweep.tables import make_table, write_table
+    from fusionkit.sweep.tables import make_table, save_table, write_table
 
     runs = collect(options.folder)
     table = make_table(runs, options.rows, options.columns, options.metric, options.against)
-    text = write_table(table, form or "markdown")
     if options.output is None:
-        print(text, end="")
+        print(write_table(table, form or "markdown"), end="")
     else:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.output, text)
+        save_table(table, form or "markdown", options.output)
     return 0

@@ -8,8 +8,10 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from fusionkit.data.folders import write_whole
 from fusionkit.errors import DataError, suggest
 from fusionkit.sweep.results import Run, find_axis, find_metric, is_number
 from fusionkit.training.metrics import LESS_IS_BETTER
@@ -160,6 +162,12 @@ def _paired(ours: dict[int, float], theirs: dict[int, float]) -> float | None:
         warnings.simplefilter("ignore", RuntimeWarning)  # of equal differences there is no spread
         found = float(ttest_rel([ours[s] for s in seeds], [theirs[s] for s in seeds]).pvalue)
     return found if is_number(found) else None
+
+
+def save_table(table: ResultTable, form: Format, path: Path) -> None:
+    """Write :func:`write_table` to a file, whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write_table(table, form))
 
 
 def write_table(table: ResultTable, form: Format) -> str:

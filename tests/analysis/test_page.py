@@ -92,12 +92,10 @@ def test_every_section_is_there_and_answers(open_page, runs):
 
     mean = values()
     assert len(mean) == 2 * 16
-    driver.execute_script(
-        "const s = document.getElementById('layer'); s.value = 3; s.dispatchEvent(new Event('input'))"
-    )
-    assert [float(v) for v in values()] == sum(
-        (rows[2] for rows in found["routing"]["importance"]), []
-    )
+    slide = "const s = document.getElementById('layer'); s.value = 3;"
+    driver.execute_script(f"{slide} s.dispatchEvent(new Event('input'))")
+    third = [value for layers in found["routing"]["importance"] for value in layers[2]]
+    assert [float(value) for value in values()] == third
     assert values() != mean
     assert one(driver, "#experts output").text == "layer 3"
 

@@ -6,8 +6,17 @@ import html
 import json
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
+
+from fusionkit.data.folders import write_whole
+
+
+def write_page(report: Mapping[str, Any], path: Path) -> None:
+    """Write :func:`page` to a file, whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page(report))
 
 
 def page(report: Mapping[str, Any]) -> str:
