@@ -76,6 +76,8 @@ def _experiment(folder: Path) -> Experiment:
 
 def _run(folder: Path) -> dict[str, Any]:
     """Figures and curves of one run, without its samples."""
+    if not (folder / METRICS).is_file():
+        raise DataError(f"{folder} holds no {METRICS}: the run has not finished yet.")
     summary = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     config = (folder / CONFIG).read_text(encoding="utf-8")
     curves: dict[str, list[list[float]]] = {}

@@ -41,10 +41,10 @@ def run(argv: Sequence[str]) -> int:
 
     from fusionkit.analysis.page import write_page
     from fusionkit.analysis.report import report
-    from fusionkit.training.folders import newest_run
+    from fusionkit.training.checkpoint import find_file
 
-    folder = newest_run(options.run)
-    other = None if options.other is None else newest_run(options.other)
+    folder = find_file(options.run).parent
+    other = None if options.other is None else find_file(options.other).parent
     path = options.output or folder / FILE
     write_page(report(folder, other, options.samples), path)
     print(f"Written to {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")

@@ -174,23 +174,6 @@ def logged_by_epoch(folder: Path) -> Iterator[tuple[int, str, float]]:
                         yield epoch, name, float(value)
 
 
-def newest_run(place: Path) -> Path:
-    """A run folder itself, or the newest run in the folder of an experiment.
-
-    Raises:
-        CheckpointError: Neither holds a finished run.
-    """
-    if (place / METRICS).is_file():
-        return place
-    runs = [path.parent for path in place.glob(f"*/{METRICS}") if path.parent.name.isdigit()]
-    if not runs:
-        raise CheckpointError(
-            f"{place} holds no finished run: there is no {METRICS}. Give the folder that "
-            f"`fusionkit fit` names, or the one around it for its newest run."
-        )
-    return max(runs, key=lambda run: (run / METRICS).stat().st_mtime)
-
-
 def label_folders(labels: Iterable[str], section: str) -> dict[str, str]:
     """A folder name for each of the ``baselines`` or ``systems``.
 

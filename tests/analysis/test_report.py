@@ -8,8 +8,7 @@ import pytest
 
 from fusionkit.analysis.report import _outcome, report
 from fusionkit.cli import main
-from fusionkit.errors import CheckpointError, DataError
-from fusionkit.training.folders import newest_run
+from fusionkit.errors import DataError
 
 
 def test_what_a_run_shows(runs):
@@ -75,16 +74,15 @@ def test_outcomes_of_every_task():
 
 
 def test_what_is_no_run(tmp_path, runs):
-    with pytest.raises(CheckpointError, match=r"holds no finished run: there is no metrics\.json"):
-        newest_run(tmp_path)
-    assert newest_run(runs["routed"].parent) == runs["routed"]
-    assert newest_run(runs["plain"]) == runs["plain"]
     old = tmp_path / "old"
     old.mkdir()
+    with pytest.raises(DataError, match=r"holds no metrics\.json: the run has not finished yet"):
+        report(old)
     for name in ("metrics.json", "config.yaml"):
         (old / name).write_bytes((runs["plain"] / name).read_bytes())
     with pytest.raises(DataError, match=r"holds no samples\.parquet; it is from before"):
         report(old)
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
 
 
 def test_the_command(runs, tmp_path, capsys):
