@@ -23,11 +23,13 @@ class Point:
     """One cell of the grid.
 
     Attributes:
+        place: Among the points, counted from 0.
         labels: Of each axis, in order.
         values: Of each axis: what the key is set to, or the label again.
         experiment: What is trained, with each of its seeds.
     """
 
+    place: int
     labels: Mapping[str, str]
     values: Mapping[str, Any]
     experiment: Experiment
@@ -104,7 +106,7 @@ def read_grid(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] 
         )
     base = load_config(files, overrides)
     points, problems = [], []
-    for choices in itertools.product(*axes.values()):
+    for place, choices in enumerate(itertools.product(*axes.values())):
         labels, values = _place(axes, choices)
         also = [choice.file for choice in choices if choice.file is not None]
         overlays = [
@@ -120,7 +122,7 @@ def read_grid(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] 
             where = ", ".join(f"{axis}: {label}" for axis, label in labels.items())
             problems.append(f"{where}: {error}")
             continue
-        points.append(Point(labels, values, experiment))
+        points.append(Point(place, labels, values, experiment))
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     _check_folders(points)

@@ -19,6 +19,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; yellow is too pale for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_WIDE = 45  # letters that have room side by side
 _TITLES = {
     "routing_entropy": "routing entropy (bits)",
     "effective_experts": "effective number of experts",
@@ -168,7 +169,12 @@ def _name_axes(
     said = _TITLES.get(short) or split.get(metric.partition("/")[0], "") + metric_title(metric)
     axes.set_ylabel(said)
     if not numbers:
-        axes.set_xticks(range(len(places)), [str(place) for place in places])
+        names = [str(place) for place in places]
+        axes.set_xticks(range(len(places)), names)
+        if sum(map(len, names)) > _WIDE:
+            axes.tick_params(axis="x", rotation=25)
+            for name in axes.get_xticklabels():
+                name.set(ha="right", rotation_mode="anchor")
         axes.margins(x=0.1)
     elif axis is not None and _doubles(sorted(places)):
         axes.set_xscale("log", base=2)

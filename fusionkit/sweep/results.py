@@ -32,7 +32,8 @@ class Run:
 
     Attributes:
         folder: Where its files are.
-        labels: Its place in the grid: a label for each axis.
+        place: Of its point in the grid.
+        labels: That point: a label for each axis.
         values: The values that stand behind the labels.
         seed: Its seed.
         status: ``finished``, ``failed`` or ``unfinished``.
@@ -43,6 +44,7 @@ class Run:
     """
 
     folder: Path
+    place: int
     labels: dict[str, str]
     values: dict[str, Any]
     seed: int
@@ -58,20 +60,20 @@ class Run:
 
 
 def collect(folder: Path) -> list[Run]:
-    """The runs of a sweep in the order of their folders.
+    """The runs of a sweep in the order of its grid.
 
     Raises:
         DataError: There are none.
     """
-    places = sorted(folder.glob(f"*/seed-*/{POINT}"), key=lambda place: place.stat().st_mtime)
+    notes = folder.glob(f"*/seed-*/{POINT}")
     # Those of another config, which were put aside, are called seed-0.1 and so on.
-    runs = [_read(place.parent) for place in places if place.parent.name[5:].isdigit()]
+    runs = [_read(note.parent) for note in notes if note.parent.name[5:].isdigit()]
     if not runs:
         raise DataError(
             f"{folder} holds no runs of a sweep. Give the folder that `fusionkit sweep` names, "
             f"OUTPUT/NAME of its config."
         )
-    return runs
+    return sorted(runs, key=lambda run: (run.place, run.seed))
 
 
 def _read(folder: Path) -> Run:
@@ -82,6 +84,7 @@ def _read(folder: Path) -> Run:
     status = "finished" if summary else "failed" if about["error"] else "unfinished"
     return Run(
         folder,
+        about["place"],
         about["labels"],
         about["values"],
         about["seed"],

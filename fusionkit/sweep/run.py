@@ -131,6 +131,7 @@ def _shard(jobs: Sequence[Any], shard: tuple[int, int]) -> Sequence[Any]:
 def _note(folder: Path, point: Point, seed: int, error: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {
+        "place": point.place,
         "labels": dict(point.labels),
         "values": dict(point.values),
         "seed": seed,

@@ -206,7 +206,7 @@ def _caption(table: ResultTable, mark: str) -> list[str]:
     counts = sorted({len(cell.values) for row in table.cells for cell in row if cell})
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     metrics = list(dict.fromkeys(metric for _, metric in table.columns))
-    said = [f"{', '.join(map(metric_title, metrics))}."]
+    said = [] if len(metrics) > 1 else [f"{metric_title(metrics[0]).capitalize()}."]
     if counts[-1] == 1:
         return [*said, "One seed each: no spread, nothing is tested."]
     said.append(f"Mean ± standard deviation over {several} seeds; the best in bold.")

@@ -81,7 +81,10 @@ def test_a_sweep_with_a_failure_is_finished_by_a_second_call(sweep, tmp_path, ca
     assert sweep("--jobs", "2", sweep={"size": {"small": {}, "too large": {}}}) == 0
     assert "2 runs made now, 4 in all" in capsys.readouterr().out  # of another config: again
     assert (folder / "size=small" / "seed-0" / "metrics.json").stat().st_mtime_ns == before
-    assert {run.status for run in collect(folder)} == {"finished"}
+    runs = collect(folder)
+    assert {run.status for run in runs} == {"finished"}
+    labels = ["small", "small", "too large", "too large"]  # in the order of the grid
+    assert [run.labels["size"] for run in runs] == labels
     assert sweep(sweep={"size": {"small": {}, "too large": {}}}) == 0
     assert "0 runs made now" in capsys.readouterr().out
 

@@ -22,7 +22,7 @@ def run(labels: dict, seed: int, accuracy: float | None, **more) -> Run:
     metrics = {} if accuracy is None else {"test/accuracy": accuracy, "test/loss": 1 - accuracy}
     status = "failed" if accuracy is None else "finished"
     values = {**labels, "fusion.experts": int(labels.get("fusion.experts", 1))}
-    return Run(Path("nowhere"), labels, values, seed, status, None, metrics, {}, {})
+    return Run(Path("nowhere"), 0, labels, values, seed, status, None, metrics, {}, {})
 
 
 @pytest.fixture
