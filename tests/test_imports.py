@@ -120,6 +120,7 @@ def test_imports_go_one_way(path):
         ["info", "bert"],
         ["fit", "--help"],
         ["report", "--help"],
+        ["contributions", "--help"],
         ["sweep", "--help"],
         ["table", "--help"],
         ["plot", "--help"],

@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "metrics of a trained model on the test split",
     "predict": "predictions of a trained model for a table of new samples",
     "report": "a run as a page: curves, experts, routing, samples",
+    "contributions": "which modality mattered: exact Shapley values over what is shown",
     "compare": "systems side by side: parameters, FLOPs, memory, time; trained, if asked",
     "sweep": "train a grid of configs with several seeds",
     "table": "results of a sweep as a table: Markdown, CSV, LaTeX",
@@ -33,7 +34,7 @@ usage: fusionkit COMMAND ...
 Parameter-efficient fusion of pretrained encoders by conditional prompts.
 
 commands:
-{chr(10).join(f"  {name:<12}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<15}{what}" for name, what in COMMANDS.items())}
 
 options:
   -h, --help  show this help; `fusionkit COMMAND --help` explains a command

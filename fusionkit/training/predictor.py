@@ -55,8 +55,8 @@ class Predictor:
         """
         if is_table(rows):
             dataset: Dataset = self.experiment.data.build()
-            return self._predict(table_like(dataset, rows).split("predict"))
-        return self._predict(self._samples(rows))
+            return self.predict_samples(table_like(dataset, rows).split("predict"))
+        return self.predict_samples(self._samples(rows))
 
     def _samples(self, rows: Sequence[Mapping[str, Any]]) -> list[Sample]:
         if not rows:
@@ -84,7 +84,8 @@ class Predictor:
             for number, row in enumerate(rows, start=1)
         ]
 
-    def _predict(self, samples: Sequence[Sample]) -> Tensor:
+    def predict_samples(self, samples: Sequence[Sample]) -> Tensor:
+        """As :meth:`predict`, of samples as a data set has them."""
         loader = make_loader(
             samples,
             role_inputs(self.model, self.description.fields, False, self.experiment.missing),
