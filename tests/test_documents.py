@@ -58,7 +58,7 @@ def test_the_globs_see_what_is_there():
     assert {path.parent.name: 0 for path in CONFIGS}.keys() == {"compare", "configs", "modularity"}
     assert len(CONFIGS) == 17
     assert len(list(BASELINES.rglob("*.yaml"))) == 51
-    assert len(PAGES) == 22
+    assert len(PAGES) == 23
     assert {page.stem for page in PYTHON} >= {"README", "contract", "data", "own_encoder"}
     assert sum(len(commands(page)) for page in PAGES) >= 60
     assert all(len(head_commands(config)) >= 2 for config in CONFIGS)
