@@ -9,8 +9,9 @@ from fusionkit.cli.parser import Parser
 
 _EXAMPLES = """\
 examples:
-  fusionkit plot runs/fig4 --x experts --y accuracy --output fig4.png
-  fusionkit plot runs/fig6 --x epoch --y val/routing_entropy --hue routing --output fig6.svg"""
+  fusionkit plot runs/fig4 --x prompts --y accuracy --hue grown --only data=SNLI-VE
+  fusionkit plot runs/fig6 --x epoch --y val/routing_entropy --hue routing --only data=SNLI-VE
+  fusionkit plot runs/digits --x prompts --y accuracy --output digits.svg"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -19,7 +20,7 @@ def run(argv: Sequence[str]) -> int:
         "plot",
         "Results of a sweep as a figure: means with their standard deviation, and a dot for each "
         "seed. Over an axis of the sweep, or over training with --x epoch.",
-        "FOLDER --x AXIS --y METRIC [--hue AXIS] [--output FILE]",
+        "FOLDER --x AXIS --y METRIC [--hue AXIS] [--only AXIS=LABEL ...] [--output FILE]",
         _EXAMPLES,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the sweep: OUTPUT/NAME")
@@ -28,15 +29,19 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--hue", metavar="AXIS", help="an axis that has a line for each label")
     parser.add_argument("--title", metavar="TEXT", help="above the figure")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help=".png, .svg or .pdf; FOLDER/Y_by_X.png"
+        "--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (FOLDER/Y_by_X.png)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="AXIS=LABEL", help="runs with these labels only"
     )
     options = parser.parse_only(argv)
 
     from fusionkit.sweep.plots import plot
-    from fusionkit.sweep.results import collect
+    from fusionkit.sweep.results import collect, select
 
     name = f"{options.y}_by_{options.x}.png".replace("/", "_")
     path = options.output or options.folder / name
-    plot(collect(options.folder), options.x, options.y, options.hue, path, options.title)
+    runs = select(collect(options.folder), options.only)
+    plot(runs, options.x, options.y, options.hue, path, options.title)
     print(f"Written to {path}")
     return 0

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  fusionkit sweep --config configs/experiments/digits/table2.yaml --dry-run
-  fusionkit sweep --config configs/experiments/digits/table2.yaml --seeds '[0, 1, 2]'
-  fusionkit sweep --config configs/experiments/digits/table2.yaml --shard 2/8
-  fusionkit table runs/table2
-  fusionkit plot runs/fig4 --x experts --y accuracy --output fig4.png
+  fusionkit sweep --config configs/experiments/table2.yaml --dry-run
+  fusionkit sweep --config configs/experiments/table2.yaml --shard 2/8
+  fusionkit sweep --config configs/experiments/table2.yaml --config configs/quickstart.yaml \\
+    --sweep.data null --name digits    # Table 2 on other data: the axis of data sets is taken out
+  fusionkit table runs/digits
+  fusionkit plot runs/digits --x prompts --y accuracy --output digits.png
 
 In a config, `sweep:` names the axes of a grid. A dotted key has a list of values; a name of your
 own has configs that are merged over this one, by label. Every point is trained with each of seeds.

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ _MAY_CHANGE = (
     "trainer.log_every_n_steps",
 )
 _POLL = 0.2  # seconds between two looks at the processes
-_SETTLED = 20.0  # seconds after which a run takes the memory that it will take
+_SETTLED = 20.0  # seconds after which the first run takes the memory that it will take
 _SPARE = 1.3  # times the memory of the largest run so far has to be free for one more
 
 
@@ -120,6 +120,7 @@ def run_jobs(
                 for training in [training for training in running if training.ended]:
                     job = running.pop(training)
                     clock.tick(job)
+                    room.ended(well=training.error is None)
                     line = ended(job, training.error)
                     progress.advance(bar)
                     progress.console.print(line, soft_wrap=True, markup=False)
@@ -141,20 +142,34 @@ class _Room:
     def __init__(self, limited: bool) -> None:
         self._limited = limited
         self._largest = 0
-        self._last = 0.0  # when the last one was started
+        self._promised = 0  # bytes that runs which still grow are going to take
+        self._first: float | None = None  # when the first one was started
+        self._known = False  # whether a run has shown all that it takes
 
     def started(self) -> None:
-        self._last = time.monotonic()
+        self._promised += self._largest
+        if self._first is None:
+            self._first = time.monotonic()
 
-    def look(self, running: Mapping[Training, Job]) -> None:
+    def look(self, running: Iterable[Training]) -> None:
         if self._limited:
-            self._largest = max([self._largest, *(training.memory for training in running)])
+            sizes = [training.memory for training in running]
+            self._largest = max([self._largest, *sizes])
+            self._promised = sum(self._largest - size for size in sizes)
+
+    def ended(self, well: bool) -> None:
+        self._known |= well
+        if not self._known:  # what it took says nothing
+            self._first = None
 
     def for_one_more(self) -> bool:
         if not self._limited:
             return True
-        settled = self._largest > 0 and time.monotonic() - self._last > _SETTLED
-        return settled and psutil.virtual_memory().available > _SPARE * self._largest
+        settled = self._first is not None and time.monotonic() - self._first > _SETTLED
+        if not (self._known or (settled and self._largest)):
+            return False
+        free = psutil.virtual_memory().available - self._promised
+        return free > _SPARE * self._largest
 
 
 class _Clock:

@@ -274,6 +274,8 @@ def _listing(folder: Path, names: list[str]) -> str:
 def parse_override(key: str, text: str) -> dict[str, Any]:
     """A dotted key and a value written as YAML, as nested mappings.
 
+    Behind ``sweep.`` stands the whole name of an axis, which may have dots.
+
     Raises:
         ConfigError: The value is not YAML.
     """
@@ -284,7 +286,7 @@ def parse_override(key: str, text: str) -> dict[str, Any]:
             f"{COMMAND_LINE}: {key}: the value {text!r} is not valid YAML; quote it twice, "
             f"as in --{key} '\"...\"'."
         ) from None
-    for part in reversed(key.split(".")):
+    for part in reversed(key.split(".", 1 if key.startswith("sweep.") else -1)):
         value = {part: value}
     return dict(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,14 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill another place, and put that in the place of ``path`` when it has."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)
+    """Let ``write`` fill another place, and put that in the place of ``path`` when it has.
+
+    Several processes may do so at once, also on several machines; the last one holds.
+    """
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

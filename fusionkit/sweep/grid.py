@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fusionkit.config.merge import read_config
 from fusionkit.config.schema import ConfigKeys, Experiment
@@ -16,6 +18,13 @@ from fusionkit.errors import ConfigError, suggest
 
 _KEYS = tuple(ConfigKeys.__dataclass_fields__)
 _NOT_SWEPT = ("name", "output", "seed", "seeds", "baselines", "systems", "sweep")
+
+# What tables of results have beside axes and metrics.
+COLUMNS = (
+    "run", "seed", "status", "error", "best_epoch", "trained_parameters", "all_parameters",
+    "seconds", "machine", "versions", "config",
+)  # fmt: skip
+EPOCH_COLUMNS = ("run", "epoch", "metric", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,7 @@ def read_grid(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] 
     stated = merged.values.get("sweep") or {}
     if not isinstance(stated, Mapping):
         raise ConfigError(f"sweep: expected a mapping of axes, given {stated!r}.")
+    _check_removed(files, overrides)
     axes = {
         axis: _choices(axis, given, Path(merged.source(("sweep", axis))).parent)
         for axis, given in stated.items()
@@ -104,6 +114,7 @@ def read_grid(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] 
         raise ConfigError(
             f"{files[-1]}: there is no sweep. Add one, such as `sweep: {{fusion.experts: [2, 4]}}`."
         )
+    _check_names(axes)
     base = load_config(files, overrides)
     points, problems = [], []
     for place, choices in enumerate(itertools.product(*axes.values())):
@@ -128,6 +139,29 @@ def read_grid(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] 
     _check_folders(points)
     return Grid(base.name, Path(base.output) / base.name, points, base.seeds,
                 base.trainer.progress_bar)  # fmt: skip
+
+
+def _check_removed(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]]) -> None:
+    """Refuse to take out an axis that is not there: all of its runs would be made."""
+    axes = list(read_config(files).values.get("sweep") or {})
+    for key, value in overrides if axes else ():
+        axis = key.removeprefix("sweep.")
+        if axis != key and yaml.safe_load(value) is None and axis not in axes:
+            raise ConfigError(
+                f"--{key}: there is no axis {axis!r} to take out.{suggest(axis, axes)} "
+                f"The axes are {', '.join(axes)}."
+            )
+
+
+def _check_names(axes: Iterable[str]) -> None:
+    names = [name.strip() for axis in axes for name in axis.split(",")]
+    for name in names:
+        if name in (*COLUMNS, *EPOCH_COLUMNS):
+            raise ConfigError(
+                f"sweep: {name}: tables of results have a column of that name; call it otherwise."
+            )
+        if names.count(name) > 1:
+            raise ConfigError(f"sweep: {name} is there twice.")
 
 
 def _place(

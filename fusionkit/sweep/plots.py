@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fusionkit.data.folders import replace_whole
 from fusionkit.errors import DataError
-from fusionkit.sweep.results import Run, find_axis, find_metric
+from fusionkit.sweep.results import Run, axes_of, find_axis, find_metric
 from fusionkit.training.report import SHARES, metric_title
 
 EPOCH = "epoch"
@@ -108,11 +109,12 @@ def _over_training(runs: Sequence[Run], y: str, by: str | None) -> tuple[str, li
 
 
 def _check_unmixed(runs: Sequence[Run], shown: Sequence[str | None]) -> None:
-    for axis in dict.fromkeys(axis for run in runs for axis in run.labels):
+    for axis in axes_of(runs):
         labels = list(dict.fromkeys(run.labels[axis] for run in runs))
         if axis not in shown and len(labels) > 1:
             raise DataError(
-                f"A line would mix {axis}: {', '.join(labels)}. Name it in --x or --hue."
+                f"A line would mix {axis}: {', '.join(labels)}. Name it in --x or --hue, or give "
+                f"one of them, as in --only '{axis}={labels[0]}'."
             )
 
 
@@ -156,7 +158,8 @@ def _draw(
     if title:
         axes.set_title(title, loc="left", fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    kind = path.suffix.removeprefix(".")
+    replace_whole(path, lambda place: figure.savefig(place, format=kind))
 
 
 def _name_axes(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fusionkit.compare.jobs import Job, is_finished, read_result, run_config, run_jobs
+from fusionkit.compare.jobs import (
+    Job,
+    is_finished,
+    progress_of,
+    read_result,
+    run_config,
+    run_jobs,
+)
 from fusionkit.compare.measure import machine
 from fusionkit.compare.results import SeedRun
 from fusionkit.compare.run import run_line
@@ -45,13 +52,16 @@ def count(grid: Grid) -> list[Counted]:
     """Build every point on no device, without weights and without data; each model once."""
     known: dict[str, tuple[int | None, int | None, str]] = {}
     found = []
-    for point in grid.points:
-        made = point.experiment
-        parts = (made.main, made.main_transfer, made.complements, made.fusion, made.data)
-        key = repr((*parts, made.missing))
-        if key not in known:
-            known[key] = _count(made)
-        found.append(Counted(point, *known[key]))
+    with progress_of(grid.progress_bar, len(grid.points)) as (progress, bar):
+        for point in grid.points:
+            progress.update(bar, description=f"building {point.name}")
+            made = point.experiment
+            parts = (made.main, made.main_transfer, made.complements, made.fusion, made.data)
+            key = repr((*parts, made.missing))
+            if key not in known:
+                known[key] = _count(made)
+            found.append(Counted(point, *known[key]))
+            progress.advance(bar)
     return found
 
 
@@ -84,7 +94,9 @@ def run_sweep(
     todo, points = [], {}
     for job, point, seed in _shard(_jobs(grid), shard):
         points[job.name] = point, seed
-        if not is_finished(job):
+        if is_finished(job):
+            _renew(job.folder, point, seed)
+        else:
             todo.append(job)
     failed: list[str] = []
 
@@ -130,15 +142,29 @@ def _shard(jobs: Sequence[Any], shard: tuple[int, int]) -> Sequence[Any]:
 
 def _note(folder: Path, point: Point, seed: int, error: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "machine": machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "versions": library_versions(),
+    }
+    _write_note(folder, point, seed, error, environment)
+
+
+def _renew(folder: Path, point: Point, seed: int) -> None:
+    """Note where a finished run is in a grid that may have grown since; where it ran, stays."""
+    note = folder / POINT
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    _write_note(folder, point, seed, None, before.get("environment", {}))
+
+
+def _write_note(
+    folder: Path, point: Point, seed: int, error: str | None, environment: Mapping[str, Any]
+) -> None:
     about = {
         "place": point.place,
         "labels": dict(point.labels),
         "values": dict(point.values),
         "seed": seed,
         "error": error,
-        "environment": {
-            "machine": machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-            "versions": library_versions(),
-        },
+        "environment": environment,
     }
     write_whole(folder / POINT, json.dumps(about, indent=2) + "\n")

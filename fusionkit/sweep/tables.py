@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 import warnings
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from typing import Literal
 
 from fusionkit.data.folders import write_whole
 from fusionkit.errors import DataError, suggest
-from fusionkit.sweep.results import Run, find_axis, find_metric, is_number
+from fusionkit.sweep.results import Run, axes_of, find_axis, find_metric, is_number
 from fusionkit.training.metrics import LESS_IS_BETTER
 from fusionkit.training.report import metric_title, spread_text
 
 Format = Literal["markdown", "csv", "latex"]
 _LEVEL = 0.05
 _FEWEST = 3  # seeds for a test
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 @dataclass(slots=True)
@@ -27,12 +29,14 @@ class Cell:
     """One metric of one row.
 
     Attributes:
+        data: Name of the data set; only cells with one name are compared.
         values: By seed.
-        best: Whether its mean is the best of its column.
+        best: Whether its mean is the best on that data in its column.
         p: Of a paired t-test over seeds against the row that is compared with; None where fewer
             than three seeds are shared, or where all differences are alike.
     """
 
+    data: str
     values: dict[int, float] = field(default_factory=dict)
     best: bool = False
     p: float | None = None
@@ -83,7 +87,8 @@ def make_table(
             columns may have one label only.
         columns: The axis whose labels are columns; metrics are columns if not given.
         metrics: Which; all but losses if not given, under ``columns`` the first of them.
-        against: Label of the row to test against.
+        against: The row to test against: all of its labels, or one that no other row on the same
+            data has.
 
     Raises:
         DataError: An axis, a metric or a label does not exist, or cells would mix runs.
@@ -91,7 +96,7 @@ def make_table(
     done = [run for run in runs if run.status == "finished"]
     if not done:
         raise DataError("No run has finished yet; `fusionkit sweep` goes on with them.")
-    axes = list(dict.fromkeys(axis for run in runs for axis in run.labels))
+    axes = axes_of(runs)
     across = None if columns is None else find_axis(runs, columns)
     named = [find_axis(runs, row) for row in rows] or [axis for axis in axes if axis != across]
     _check_unmixed(done, [axis for axis in axes if axis not in (*named, across)])
@@ -99,25 +104,46 @@ def make_table(
     shown = [find_metric(known, metric) for metric in metrics]
     shown = shown or [n for n in dict.fromkeys(known) if not n.endswith("/loss")]
     labels = list(dict.fromkeys(tuple(run.labels[axis] for axis in named) for run in runs))
-    if across is None:
-        titles = [(metric_title(metric), metric) for metric in shown]
-    else:
-        metric = shown[0]
-        titles = [(label, metric) for label in dict.fromkeys(run.labels[across] for run in runs)]
-    cells: list[list[Cell | None]] = [[None] * len(titles) for _ in labels]
+    places = _columns(runs, across, shown if across is None or metrics else shown[:1])
+    cells: list[list[Cell | None]] = [[None] * len(places) for _ in labels]
     for run in done:
         row = labels.index(tuple(run.labels[axis] for axis in named))
-        for column, (title, metric) in enumerate(titles):
-            if across is not None and run.labels[across] != title:
+        for column, (label, metric) in enumerate(places):
+            if across is not None and run.labels[across] != label:
                 continue
             if is_number(run.metrics.get(metric)):
-                cell = cells[row][column] or Cell()
+                cell = cells[row][column] or Cell(run.data)
                 cell.values[run.seed] = run.metrics[metric]
                 cells[row][column] = cell
-    reference = None if against is None else _find_row(labels, against)
-    for column, (_, metric) in enumerate(titles):
-        _compare([line[column] for line in cells], metric, reference)
+    references = None if against is None else _find_rows(labels, against)
+    for column, (_, metric) in enumerate(places):
+        line = [row[column] for row in cells]
+        for data in dict.fromkeys(cell.data for cell in line if cell):
+            same = [cell if cell and cell.data == data else None for cell in line]
+            _compare(same, metric, references, against)
+    several = len({metric for _, metric in places}) > 1
+    titles = [(_title(label, metric, several), metric) for label, metric in places]
     return ResultTable(tuple(named), labels, titles, cells, against, len(runs) - len(done))
+
+
+def _columns(
+    runs: Sequence[Run], across: str | None, metrics: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Label and metric of each column; what no run with that label measures has none."""
+    if across is None:
+        return [("", metric) for metric in metrics]
+    found = []
+    for label in dict.fromkeys(run.labels[across] for run in runs):
+        measured = {name for run in runs if run.labels[across] == label for name in run.metrics}
+        there = [metric for metric in metrics if metric in measured]
+        found += [(label, metric) for metric in there or metrics[:1]]
+    return found
+
+
+def _title(label: str, metric: str, several: bool) -> str:
+    if not label:
+        return metric_title(metric)
+    return f"{label}, {metric_title(metric)}" if several else label
 
 
 def _check_unmixed(runs: Sequence[Run], left: Sequence[str]) -> None:
@@ -125,27 +151,36 @@ def _check_unmixed(runs: Sequence[Run], left: Sequence[str]) -> None:
         labels = list(dict.fromkeys(run.labels[axis] for run in runs))
         if len(labels) > 1:
             raise DataError(
-                f"A cell would mix {axis}: {', '.join(labels)}. Name it in --rows or --columns."
+                f"A cell would mix {axis}: {', '.join(labels)}. Name it in --rows or --columns, or "
+                f"give one of them, as in --only '{axis}={labels[0]}'."
             )
 
 
-def _find_row(labels: Sequence[tuple[str, ...]], asked: str) -> int:
+def _find_rows(labels: Sequence[tuple[str, ...]], asked: str) -> list[int]:
     names = [", ".join(label) for label in labels]
-    if asked not in names:
+    whole = [row for row, name in enumerate(names) if name == asked]
+    found = whole or [row for row, label in enumerate(labels) if asked in label]
+    if not found:
         raise DataError(
             f"--against: no row {asked!r}.{suggest(asked, names)} There are {'; '.join(names)}."
         )
-    return names.index(asked)
+    return found
 
 
-def _compare(cells: Sequence[Cell | None], metric: str, reference: int | None) -> None:
+def _compare(
+    cells: Sequence[Cell | None], metric: str, references: Sequence[int] | None, asked: str | None
+) -> None:
+    """Mark the best of the cells of one data set, and test the others."""
     there = [cell for cell in cells if cell is not None]
-    if not there:
-        return
     sign = -1 if metric.rpartition("/")[2] in LESS_IS_BETTER else 1
     best = max(there, key=lambda cell: sign * cell.mean)
     best.best = True
-    other = best if reference is None else cells[reference]
+    others = [best] if references is None else [cells[row] for row in references if cells[row]]
+    if len(others) > 1:
+        raise DataError(
+            f"--against: {asked!r} is in several rows on {best.data}; give all labels of the row."
+        )
+    other = others[0] if others else None
     for cell in there:
         if other is not None and cell is not other:
             cell.p = _paired(cell.values, other.values)
@@ -179,12 +214,14 @@ def write_table(table: ResultTable, form: Format) -> str:
     )  # fmt: skip
     titles = [*(axis.rpartition(".")[2] for axis in table.row_axes), *(t for t, _ in table.columns)]
     lines = []
+    safe = _latex_text if form == "latex" else _markdown_text
+    titles = list(map(safe, titles))
     for label, cells in zip(table.rows, table.cells, strict=True):
         texts = [
             _cell(cell, metric, bold, mark, plus)
             for cell, (_, metric) in zip(cells, table.columns, strict=True)
         ]
-        lines.append([*label, *texts])
+        lines.append([*map(safe, label), *texts])
     caption = " ".join(_caption(table, mark if form == "markdown" else "*"))
     if form == "latex":
         return _latex(titles, lines, len(table.row_axes), caption)
@@ -207,22 +244,35 @@ def _caption(table: ResultTable, mark: str) -> list[str]:
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     metrics = list(dict.fromkeys(metric for _, metric in table.columns))
     said = [] if len(metrics) > 1 else [f"{metric_title(metrics[0]).capitalize()}."]
-    if counts[-1] == 1:
-        return [*said, "One seed each: no spread, nothing is tested."]
-    said.append(f"Mean ± standard deviation over {several} seeds; the best in bold.")
+    several_data = len({cell.data for row in table.cells for cell in row if cell}) > 1
+    bold = f"the best {'on each data set ' if several_data else ''}in bold"
     other = "the best" if table.against is None else table.against
-    if counts[-1] >= _FEWEST:
-        said.append(f"{mark} differs from {other} (paired t-test over seeds, p < {_LEVEL}).")
+    if counts[-1] == 1:
+        said.append(f"One seed each: no spread, nothing is tested; {bold}.")
     else:
-        said.append("Two seeds are too few to test.")
+        said.append(f"Mean ± standard deviation over {several} seeds; {bold}.")
+        if counts[-1] < _FEWEST:
+            said.append("Two seeds are too few to test.")
+        else:
+            said.append(f"{mark} differs from {other} (paired t-test over seeds, p < {_LEVEL}).")
+            if counts[0] < _FEWEST:
+                said.append("Cells of fewer than three seeds are not tested.")
     if table.missing:
         said.append(f"{table.missing} runs failed or are not finished.")
     return said
 
 
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _latex_text(text: str) -> str:
+    return re.sub(r"[\\{}~^&%$#_]", lambda found: _LATEX.get(found[0], f"\\{found[0]}"), text)
+
+
 def _latex(titles: list[str], lines: list[list[str]], names: int, caption: str) -> str:
     def row(cells: Sequence[str]) -> str:
-        return " & ".join(cell.replace("_", "\\_").replace("%", "\\%") for cell in cells) + r" \\"
+        return " & ".join(cells) + r" \\"
 
     body = "\n".join(map(row, lines))
     return "\n".join(

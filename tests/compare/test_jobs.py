@@ -95,3 +95,52 @@ def test_without_a_number_runs_start_as_memory_allows(monkeypatch, tmp_path, fre
     run_jobs(todo, None, False, lambda job, error: names.append(job.name) or job.name)
     assert sorted(names) == ["0", "1", "2", "3", "4"]
     assert Large.most == most
+
+
+@pytest.fixture
+def memory(monkeypatch) -> SimpleNamespace:
+    memory = SimpleNamespace(available=10_000)
+    monkeypatch.setattr(jobs.psutil, "virtual_memory", lambda: memory)
+    return memory
+
+
+def running(*sizes: int) -> list:
+    return [SimpleNamespace(memory=size) for size in sizes]
+
+
+def test_the_first_run_shows_what_a_run_takes(monkeypatch, memory):
+    now = 100.0
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: now)
+    room = jobs._Room(limited=True)
+    room.started()
+    room.look(running(100))
+    assert not room.for_one_more()  # it may still grow
+    now += jobs._SETTLED + 1
+    assert room.for_one_more()
+    short = jobs._Room(limited=True)
+    short.started()
+    short.look(running(100))
+    short.ended(well=False)
+    now += 2 * jobs._SETTLED
+    assert not short.for_one_more()  # what a failed run took says nothing
+    short.ended(well=True)
+    assert short.for_one_more()  # at once, however short it was
+
+
+def test_memory_that_runs_have_yet_to_take_is_not_given_twice(memory):
+    room = jobs._Room(limited=True)
+    room.started()
+    room.look(running(100))
+    room.ended(well=True)
+    room.look(running())
+    memory.available, started = 350, 0
+    while room.for_one_more():
+        room.started()
+        started += 1
+    assert started == 3  # 350, 250 and 150 were left for one of 100 and something to spare
+    memory.available = 350 - 3 * 40
+    room.look(running(40, 40, 40))
+    assert not room.for_one_more()
+    memory.available = 350 - 2 * 100
+    room.look(running(100, 100))
+    assert room.for_one_more()

@@ -77,6 +77,18 @@ def test_overrides_hold_and_null_takes_an_axis_out(tiny_config, tmp_path):
     assert point.experiment.fusion.init["experts"] == 5
 
 
+def test_an_axis_with_dots_is_overridden_as_a_whole(tiny_config, tmp_path):
+    path = tmp_path / "mine.yaml"
+    sweep = {"fusion.experts": [2, 3], "a": {"x": {}}}
+    path.write_text(yaml.safe_dump({**tiny_config, "sweep": sweep}))
+    (point,) = read_grid([path], [("sweep.fusion.experts", "null")]).points
+    assert point.labels == {"a": "x"}
+    points = read_grid([path], [("sweep.fusion.experts", "[5, 6, 7]")]).points
+    assert [point.experiment.fusion.init["experts"] for point in points] == [5, 6, 7]
+    with pytest.raises(ConfigError, match=r"no axis 'fusion\.expert' to take out\. Did you mean"):
+        read_grid([path], [("sweep.fusion.expert", "null")])
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
@@ -90,6 +102,9 @@ def test_overrides_hold_and_null_takes_an_axis_out(tiny_config, tmp_path):
         ({"a": {"x": {"seed": 5}}}, r"sweep: a: x: seed cannot be swept"),
         ({"a": "nowhere/*.yaml"}, r"no file matches nowhere/\*\.yaml in "),
         ({"a": {"x y": {}, "x_y": {}}}, r"a=x y and a=x_y share a folder"),
+        ({"status": {"x": {}}}, r"status: tables of results have a column of that name"),
+        ({"a, epoch": {"x, y": {}}}, r"epoch: tables of results have a column of that name"),
+        ({"a": {"x": {}}, "a, b": {"x, y": {}}}, r"sweep: a is there twice"),
         ([1], r"sweep: expected a mapping|sweep"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from scipy.stats import ttest_rel
 
 from fusionkit.errors import DataError
 from fusionkit.sweep.plots import plot
-from fusionkit.sweep.results import Run
+from fusionkit.sweep.results import Run, select
 from fusionkit.sweep.tables import make_table, write_table
 
 VALUES = {
@@ -22,7 +23,8 @@ def run(labels: dict, seed: int, accuracy: float | None, **more) -> Run:
     metrics = {} if accuracy is None else {"test/accuracy": accuracy, "test/loss": 1 - accuracy}
     status = "failed" if accuracy is None else "finished"
     values = {**labels, "fusion.experts": int(labels.get("fusion.experts", 1))}
-    return Run(Path("nowhere"), 0, labels, values, seed, status, None, metrics, {}, {})
+    config = {"data": {"name": more.get("data", "digits")}}
+    return Run(Path("nowhere"), 0, labels, values, seed, status, None, metrics, {}, {}, config)
 
 
 @pytest.fixture
@@ -91,8 +93,71 @@ def test_what_is_missing_is_said(runs):
         make_table([failed])
     one = write_table(make_table(runs[:1]), "markdown")
     assert "One seed each: no spread" in one
+    both = write_table(make_table([runs[0], failed]), "markdown")
+    assert "One seed each" in both
+    assert "1 runs failed or are not finished." in both
     with pytest.raises(DataError, match=r"A cell would mix system: a, b\. Name it in --rows"):
         make_table(runs, rows=["experts"])
+
+
+def test_rows_of_different_data_sets_are_not_compared(runs):
+    there = [run({**r.labels, "data": "D"}, r.seed, r.metrics["test/accuracy"]) for r in runs]
+    here = [
+        run({**r.labels, "data": "E"}, r.seed, r.metrics["test/accuracy"] / 2, data="other")
+        for r in runs
+    ]
+    alone, both = (
+        make_table(each, ["data", "system"], "experts") for each in (there, there + here)
+    )
+    assert both.cells[:2] == alone.cells
+    assert [row[0].best for row in both.cells] == [True, False, True, False]
+    assert both.cells[3][0].p == pytest.approx(alone.cells[1][0].p)
+    assert "the best on each data set in bold" in write_table(both, "markdown")
+
+    against = make_table([*there, *here], ["data", "system"], "experts", against="b")
+    assert [row[0].p is None for row in against.cells] == [False, True, False, True]
+    with pytest.raises(DataError, match=r"'D' is in several rows on digits; give all labels"):
+        make_table([*there, *here], ["data", "system"], "experts", against="D")
+
+
+def test_columns_show_the_metrics_that_their_runs_have(runs):
+    other = [replace(r, metrics={"test/f1_macro": 0.5}, labels={**r.labels, "data": "E"})
+             for r in runs]  # fmt: skip
+    both = [replace(r, labels={**r.labels, "data": "D"}) for r in runs] + other
+    table = make_table(both, ["system", "experts"], "data", ["accuracy", "f1_macro"])
+    assert table.columns == [
+        ("D, accuracy %", "test/accuracy"), ("E, f1 macro %", "test/f1_macro"),
+    ]  # fmt: skip
+
+
+def test_a_grid_is_cut_by_its_labels(runs):
+    cut = select(runs, ["experts=2"])
+    assert {tuple(r.labels) for r in cut} == {("system",)}
+    assert len(cut) == 6
+    table = make_table(cut, metrics=["accuracy"])
+    assert [cell.mean for (cell,) in table.cells] == pytest.approx([0.82, 0.53])
+    assert select(runs, ["experts=2", "experts=4"]) == list(runs)
+    with pytest.raises(DataError, match=r"fusion\.experts has no label '3'.* There are 2, 4\."):
+        select(runs, ["experts=3"])
+    with pytest.raises(DataError, match=r"--only is AXIS=LABEL, such as data=digits; given 'a'"):
+        select(runs, ["a"])
+
+
+def test_runs_of_two_grids_are_not_mixed(runs, tmp_path):
+    more = replace(runs[0], labels={**runs[0].labels, "b": "x"})
+    message = r"holds runs of two grids, over system, fusion\.experts and over system, .*, b\."
+    with pytest.raises(DataError, match=message):
+        make_table([*runs, more])
+    with pytest.raises(DataError, match=message):
+        plot([*runs, more], "experts", "accuracy", "system", tmp_path / "a.png")
+
+
+def test_labels_are_safe_in_every_format():
+    some = [run({"a": label}, 0, 0.5) for label in ("x & y_1", "p|q #2 {50 %} ~^\\")]
+    latex = write_table(make_table(some), "latex")
+    assert r"x \& y\_1 & \textbf{50.0} \\" in latex
+    assert r"p|q \#2 \{50 \%\} \textasciitilde{}\textasciicircum{}\textbackslash{} & " in latex
+    assert "| p\\|q #2" in write_table(make_table(some), "markdown")
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
