@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> int:
         "plot",
         "Results of a sweep as a figure: means with their standard deviation, and a dot for each "
         "seed. Over an axis of the sweep, or over training with --x epoch.",
-        "FOLDER --x AXIS --y METRIC [--hue AXIS] [--only AXIS=LABEL ...] [--output FILE]",
+        "FOLDER --x AXIS --y METRIC [--hue AXIS] [--only AXIS=LABEL ...] [OPTIONS]",
         _EXAMPLES,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the sweep: OUTPUT/NAME")

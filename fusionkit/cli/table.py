@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
         "Results of a sweep as a table: mean and standard deviation over seeds, the best in bold, "
         "and a mark where a paired t-test over seeds tells a row from the best. Rows of different "
         "data sets are not compared.",
-        "FOLDER [--rows AXIS ...] [--columns AXIS] [--metric NAME ...] [--output FILE] ...",
+        "FOLDER [--rows AXIS ...] [--columns AXIS] [--only AXIS=LABEL ...] [OPTIONS]",
         _EXAMPLES,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the sweep: OUTPUT/NAME")

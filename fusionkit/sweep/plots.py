@@ -179,9 +179,10 @@ def _name_axes(
             for name in axes.get_xticklabels():
                 name.set(ha="right", rotation_mode="anchor")
         axes.margins(x=0.1)
-    elif axis is not None and _doubles(sorted(places)):
+    elif axis is not None and _grows(sorted(places)):
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [str(place) for place in places])
+        axes.minorticks_off()
     elif axis is None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -189,8 +190,9 @@ def _name_axes(
     axes.set_axisbelow(True)
 
 
-def _doubles(places: Sequence[float]) -> bool:
-    """Whether steps grow with the values, as those of 2, 4, 8, 16 do."""
-    return len(places) > 2 and places[0] > 0 and all(
-        after >= 2 * before for before, after in itertools.pairwise(places)
-    )  # fmt: skip
+def _grows(places: Sequence[float]) -> bool:
+    """Whether each step is larger than the one before, as in 2, 4, 8, 16 or 19, 31, 55, 103."""
+    if len(places) < 3 or places[0] <= 0 or places[-1] < 4 * places[0]:
+        return False
+    steps = [after - before for before, after in itertools.pairwise(places)]
+    return all(after > before for before, after in itertools.pairwise(steps))

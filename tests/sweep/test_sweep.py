@@ -11,6 +11,7 @@ import yaml
 
 from fusionkit.cli import main
 from fusionkit.errors import DataError
+from fusionkit.sweep.grid import COLUMNS
 from fusionkit.sweep.results import collect, find_axis, find_metric
 
 AXES = {"fusion.experts": [2, 3], "rate": {"usual": {}, "none": {"optimizer": {"lr": 1e-9}}}}
@@ -61,6 +62,7 @@ def test_a_sweep_with_a_failure_is_finished_by_a_second_call(sweep, tmp_path, ca
     folder = tmp_path / "runs" / "tiny"
     runs = {(run.labels["size"], run.seed): run for run in collect(folder)}
     assert runs["small", 1].status == "finished"
+    assert runs["small", 1].data == "digit_claims"  # rows of one data set are compared
     assert runs["too large", 0].status == "failed"
     assert "20000" in runs["too large", 0].error.replace(",", "")
 
@@ -68,6 +70,7 @@ def test_a_sweep_with_a_failure_is_finished_by_a_second_call(sweep, tmp_path, ca
     assert [row["status"] for row in rows].count("finished") == 2
     done = next(row for row in rows if row["size"] == "small" and row["seed"] == 0)
     assert done["run"] == "size=small/seed-0"
+    assert done.keys() == {*COLUMNS, "size", *(name for name in done if name.startswith("test/"))}
     assert json.loads(done["config"])["loader"]["shots"] == 32
     assert "torch" in json.loads(done["versions"])
     assert done["trained_parameters"] < done["all_parameters"]
@@ -106,7 +109,16 @@ def test_shards_are_disjoint_and_share_a_folder(sweep, tmp_path, capsys):
         places.append({str(run.folder) for run in collect(tmp_path / "runs" / "tiny")})
     assert len(places[0]) == 1
     assert places[0] < places[1]
-    assert len(pq.read_table(tmp_path / "runs/tiny/results.parquet")) == 2
+    table = tmp_path / "runs/tiny/results.parquet"
+    assert pq.read_table(table)["fusion.experts"].to_pylist() == [2, 3]
+    before = [run.environment for run in collect(tmp_path / "runs/tiny")]
+
+    # The grid is turned round: runs stay, and what is known of them follows it.
+    assert sweep(sweep={"fusion.experts": [3, 2]}, seeds=[5]) == 0
+    assert "0 runs made now" in capsys.readouterr().out
+    assert pq.read_table(table)["fusion.experts"].to_pylist() == [3, 2]
+    assert [run.environment for run in collect(tmp_path / "runs/tiny")] == before[::-1]
+    assert all(environment["versions"]["torch"] for environment in before)
 
 
 def test_a_dry_run_builds_every_point(sweep, tmp_path, capsys):

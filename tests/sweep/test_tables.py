@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from fusionkit.errors import DataError
-from fusionkit.sweep.plots import plot
+from fusionkit.sweep.plots import _grows, plot
 from fusionkit.sweep.results import Run, select
 from fusionkit.sweep.tables import make_table, write_table
 
@@ -168,6 +168,22 @@ def test_figures(runs, tmp_path, suffix):
     if suffix == "svg":
         plot(runs, "system", "accuracy", "experts", path)  # labels, not numbers
         assert path.stat().st_size > 4000
+
+
+@pytest.mark.parametrize(
+    ("places", "grows"),
+    [
+        ([2, 4, 8, 16], True),
+        ([19, 31, 55, 103, 199], True),  # Fig. 4
+        ([64, 256, 512, 1024], True),
+        ([1, 2, 3, 4], False),
+        ([0, 1, 4, 16], False),  # has no logarithm
+        ([10, 11, 13], False),
+        ([1, 100], False),
+    ],
+)
+def test_a_scale_is_logarithmic_where_steps_grow(places, grows):
+    assert _grows(places) is grows
 
 
 def test_wrong_figures(runs, tmp_path):
