@@ -163,7 +163,7 @@ def _fit(name: str, facts: Sequence[Facts], who: str, made: ImagePreprocessor) -
             f"Field {name!r}: {who} reads the centre of long images only: of "
             f"{percent(cut, len(facts))} of them it sees "
             f"{percent(float(np.median(kept[kept < _CUT])))} of the area (median)",
-            "Where what matters may stand at the ends, pad the images to squares or divide them.",
+            "Where what matters may stand at the ends, state `whole: squash` or `border` for it.",
             name,
         )
     scale = np.array([max(made.size[0] / f.height, made.size[1] / f.width) for f in facts])

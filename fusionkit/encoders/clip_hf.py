@@ -23,7 +23,7 @@ from fusionkit.encoders.base import (
     Modality,
     TokenState,
 )
-from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, Whole, check_tiles, pair, pixels_of
 from fusionkit.encoders.sequences import all_real, append_rows, insert_rows
 from fusionkit.encoders.state import split_first, split_one
 from fusionkit.encoders.texts import (
@@ -109,6 +109,7 @@ class ClipImage(_Tower):
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = None,
+        whole: Whole = None,
         projection: bool = True,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -122,6 +123,8 @@ class ClipImage(_Tower):
                 None for the size in the model's preprocessing.
             augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
                 list of transforms of torchvision; None for what the data set recommends.
+            whole: All of an image, not the model's crop of it, in tests and where ``augment`` does
+                not crop: ``squash`` stretches it, ``border`` puts bars beside it.
             projection: Whether the tower ends in the space it shares with texts, or before it.
             config: A net of one's own instead of ``model``: a transformers config with
                 ``model_type: clip_vision_model``; its weights are ``random`` or a path.
@@ -140,6 +143,7 @@ class ClipImage(_Tower):
         self.backbone = build(found, weights, source, kind)
         self.image_size = image_size
         self.augment = check_augment(augment)
+        self.whole = whole
 
     def embed(self, inputs: Inputs) -> TokenState:
         tower, config = self.tower, self.backbone.config
@@ -165,7 +169,9 @@ class ClipImage(_Tower):
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
         augment = self.augment if train else None
-        return image_preprocessor(self._model, self.backbone.config, self.image_size, augment)
+        return image_preprocessor(
+            self._model, self.backbone.config, self.image_size, augment, self.whole
+        )
 
 
 class ClipText(_Tower):

@@ -25,7 +25,14 @@ from fusionkit.encoders.clip_open_weights import (
     source_of,
     tokenizer_of,
 )
-from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.images import (
+    ImagePreprocessor,
+    Whole,
+    check_tiles,
+    pair,
+    pixels_of,
+    uncropped,
+)
 from fusionkit.encoders.sequences import all_real, insert_rows
 from fusionkit.encoders.state import split_first, split_one
 from fusionkit.encoders.texts import TextPreprocessor, beside, check_length, tokens_of
@@ -52,6 +59,7 @@ class OpenClipImage(MainEncoder):
         tag: str | None = None,
         image_size: int | None = None,
         augment: Augment = None,
+        whole: Whole = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         """Build the tower.
@@ -67,6 +75,8 @@ class OpenClipImage(MainEncoder):
             image_size: Side of the input; position embeddings are resized. None for the model's.
             augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
                 list of transforms of torchvision; None for what the data set recommends.
+            whole: All of an image, not the model's crop of it, in tests and where ``augment`` does
+                not crop: ``squash`` stretches it, ``border`` puts bars beside it.
             config: A net of one's own instead of ``model``: ``embed_dim``, ``vision_cfg`` and
                 ``quick_gelu`` as in open_clip; its weights are ``random`` or a path.
 
@@ -80,6 +90,7 @@ class OpenClipImage(MainEncoder):
         self.backbone = build_tower("image", self._source, weights, image_size)
         check_tiles(image_size, self.backbone.patch_size)
         self.augment = check_augment(augment)
+        self.whole = whole
 
     @property
     def out_dim(self) -> int:
@@ -132,13 +143,14 @@ class OpenClipImage(MainEncoder):
             )
         # "random" is for training; open_clip evaluates such models with bicubic.
         bilinear = stated["interpolation"] == "bilinear"
+        framing = {"crop_mode": modes[stated["resize_mode"]], **uncropped(self.whole)}
         return ImagePreprocessor(
             pair(self.backbone.image_size),
             stated["mean"],
             stated["std"],
             interpolation="bilinear" if bilinear else "bicubic",
-            crop_mode=modes[stated["resize_mode"]],
             augment=self.augment if train else None,
+            **framing,
         )
 
 

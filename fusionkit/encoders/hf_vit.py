@@ -18,7 +18,7 @@ from fusionkit.encoders.base import (
     Modality,
     TokenState,
 )
-from fusionkit.encoders.images import ImagePreprocessor, check_tiles, pair, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, Whole, check_tiles, pair, pixels_of
 from fusionkit.encoders.state import split_first
 from fusionkit.encoders.transformers_images import image_preprocessor
 from fusionkit.encoders.transformers_weights import architecture, build
@@ -86,6 +86,7 @@ class HfViT(MainEncoder):
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = None,
+        whole: Whole = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         """Build the encoder.
@@ -98,6 +99,8 @@ class HfViT(MainEncoder):
                 None for the size in the model's preprocessing (224 for DINOv2).
             augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
                 list of transforms of torchvision; None for what the data set recommends.
+            whole: All of an image, not the model's crop of it, in tests and where ``augment`` does
+                not crop: ``squash`` stretches it, ``border`` puts bars beside it.
             config: A net of one's own instead of ``model``: a transformers config with
                 ``model_type``; its weights are ``random`` or a path.
 
@@ -115,6 +118,7 @@ class HfViT(MainEncoder):
         self.backbone = build(found, weights, source)
         self.image_size = image_size
         self.augment = check_augment(augment)
+        self.whole = whole
 
     @property
     def out_dim(self) -> int:
@@ -189,7 +193,9 @@ class HfViT(MainEncoder):
 
     def preprocessor(self, train: bool) -> ImagePreprocessor:
         augment = self.augment if train else None
-        return image_preprocessor(self._model, self.backbone.config, self.image_size, augment)
+        return image_preprocessor(
+            self._model, self.backbone.config, self.image_size, augment, self.whole
+        )
 
 
 def _layout_of(config: Any) -> _Layout:

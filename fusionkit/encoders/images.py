@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from fusionkit.encoders.augment import Augment, comes_first, make_transforms
 from fusionkit.encoders.base import Inputs
 from fusionkit.encoders.files import file_name, is_file, open_file
 from fusionkit.errors import ConfigError, DataError, EncoderError
+
+Whole = Literal["squash", "border"] | None
 
 
 class ImagePreprocessor:
@@ -85,17 +87,13 @@ class ImagePreprocessor:
 
     @classmethod
     def of_backbone(
-        cls, backbone: Any, channels: int, size: tuple[int, int], augment: Augment
+        cls, backbone: Any, channels: int, size: tuple[int, int], augment: Augment, whole: Whole
     ) -> ImagePreprocessor:
         """With the statistics, interpolation and crop that a timm model was trained with."""
         config = resolve_model_data_config(backbone)
         keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-        return cls(
-            size,
-            channels=channels,
-            augment=augment,
-            **{key: config[key] for key in keys},
-        )
+        settings = {**{key: config[key] for key in keys}, **uncropped(whole)}
+        return cls(size, channels=channels, augment=augment, **settings)
 
     def __call__(self, raw: Any) -> dict[str, Tensor]:
         """One image to a row.
@@ -115,6 +113,22 @@ class ImagePreprocessor:
     def collate(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Rows to ``{"pixels": (B, C, H, W)}``."""
         return {"pixels": torch.stack([row["pixels"] for row in rows])}
+
+
+def uncropped(whole: Whole) -> dict[str, Any]:
+    """Settings of :class:`ImagePreprocessor` in the place of the model's own, if any.
+
+    Args:
+        whole: How to keep all of an image; None for the model's own crop.
+
+    Raises:
+        ConfigError: ``whole`` is none of these.
+    """
+    if whole is None:
+        return {}
+    if whole not in ("squash", "border"):
+        raise ConfigError(f"whole is squash, border or null, given {whole!r}.")
+    return {"crop_pct": 1.0, "crop_mode": whole}
 
 
 def load_image(raw: Any) -> Image.Image:

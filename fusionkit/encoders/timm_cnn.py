@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import ComplementEncoder, Features, Inputs, Modality
-from fusionkit.encoders.images import ImagePreprocessor, pixels_of
+from fusionkit.encoders.images import ImagePreprocessor, Whole, pixels_of
 from fusionkit.encoders.timm_common import build_backbone, channels_of
 
 
@@ -22,6 +22,7 @@ class TimmCNN(ComplementEncoder):
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = None,
+        whole: Whole = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Build the model.
@@ -33,6 +34,8 @@ class TimmCNN(ComplementEncoder):
             image_size: Side that images are scaled to; None for the model's own.
             augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
                 list of transforms of torchvision; None for what the data set recommends.
+            whole: All of an image, not the model's crop of it, in tests and where ``augment`` does
+                not crop: ``squash`` stretches it, ``border`` puts bars beside it.
             options: Further keyword arguments of ``timm.create_model``, such as ``pad_type: same``.
         """
         super().__init__()
@@ -41,6 +44,7 @@ class TimmCNN(ComplementEncoder):
         self.image_size = image_size
         self.channels = channels_of(self.backbone, options)
         self.augment = check_augment(augment)
+        self.whole = whole
 
     @property
     def out_dim(self) -> int:
@@ -57,4 +61,6 @@ class TimmCNN(ComplementEncoder):
         augment = self.augment if train else None
         side = self.image_size
         size = (side, side) if side else tuple(self.backbone.pretrained_cfg["input_size"][1:])
-        return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
+        return ImagePreprocessor.of_backbone(
+            self.backbone, self.channels, size, augment, self.whole
+        )

@@ -18,7 +18,7 @@ from fusionkit.encoders.attention import (
 )
 from fusionkit.encoders.augment import Augment, check_augment
 from fusionkit.encoders.base import Features, Inputs, MainEncoder, Modality, TokenState
-from fusionkit.encoders.images import ImagePreprocessor
+from fusionkit.encoders.images import ImagePreprocessor, Whole
 from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
 
 
@@ -39,6 +39,7 @@ class TimmSwin(MainEncoder):
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = None,
+        whole: Whole = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Build the model.
@@ -50,12 +51,15 @@ class TimmSwin(MainEncoder):
             image_size: Side of the input; None for the model's own.
             augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
                 list of transforms of torchvision; None for what the data set recommends.
+            whole: All of an image, not the model's crop of it, in tests and where ``augment`` does
+                not crop: ``squash`` stretches it, ``border`` puts bars beside it.
             options: Further keyword arguments of ``timm.create_model``.
         """
         super().__init__()
         self.backbone = build_backbone("timm_swin", model, weights, options, image_size)
         self.channels = channels_of(self.backbone, options)
         self.augment = check_augment(augment)
+        self.whole = whole
         self._last_of_stage = {  # layer -> the stage that follows it
             sum(len(stage.blocks) for stage in self.backbone.layers[:following]) - 1: following
             for following in range(1, len(self.backbone.layers))
@@ -96,7 +100,9 @@ class TimmSwin(MainEncoder):
     def preprocessor(self, train: bool) -> ImagePreprocessor:
         augment = self.augment if train else None
         size = tuple(self.backbone.patch_embed.img_size)
-        return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
+        return ImagePreprocessor.of_backbone(
+            self.backbone, self.channels, size, augment, self.whole
+        )
 
 
 def run_prompted(block: Any, x: Tensor, prompts: tuple[Tensor, ...]) -> Tensor:

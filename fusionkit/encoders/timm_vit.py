@@ -26,7 +26,7 @@ from fusionkit.encoders.base import (
     Modality,
     TokenState,
 )
-from fusionkit.encoders.images import ImagePreprocessor
+from fusionkit.encoders.images import ImagePreprocessor, Whole
 from fusionkit.encoders.state import split_first
 from fusionkit.encoders.timm_common import build_backbone, channels_of, pixels_to_embed
 
@@ -48,6 +48,7 @@ class TimmViT(MainEncoder):
         weights: str = "pretrained",
         image_size: int | None = None,
         augment: Augment = None,
+        whole: Whole = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Build the model.
@@ -59,12 +60,15 @@ class TimmViT(MainEncoder):
             image_size: Side of the input; position embeddings are resized. None for the model's.
             augment: For training: ``none``, ``crop`` (and flip), ``randaugment`` (and crop), or a
                 list of transforms of torchvision; None for what the data set recommends.
+            whole: All of an image, not the model's crop of it, in tests and where ``augment`` does
+                not crop: ``squash`` stretches it, ``border`` puts bars beside it.
             options: Further keyword arguments of ``timm.create_model``.
         """
         super().__init__()
         self.backbone = build_backbone("timm_vit", model, weights, options, image_size)
         self.channels = channels_of(self.backbone, options)
         self.augment = check_augment(augment)
+        self.whole = whole
 
     @property
     def out_dim(self) -> int:
@@ -123,7 +127,9 @@ class TimmViT(MainEncoder):
     def preprocessor(self, train: bool) -> ImagePreprocessor:
         augment = self.augment if train else None
         size = tuple(self.backbone.patch_embed.img_size)
-        return ImagePreprocessor.of_backbone(self.backbone, self.channels, size, augment)
+        return ImagePreprocessor.of_backbone(
+            self.backbone, self.channels, size, augment, self.whole
+        )
 
 
 def _is_plain(block: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoImageProcessor
 
 from fusionkit.encoders.augment import Augment
-from fusionkit.encoders.images import ImagePreprocessor, pair
+from fusionkit.encoders.images import ImagePreprocessor, Whole, pair, uncropped
 from fusionkit.encoders.transformers_known import known_config
 from fusionkit.encoders.transformers_weights import fetch
 from fusionkit.encoders.weights import locate
@@ -43,7 +43,7 @@ _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PI
 
 
 def image_preprocessor(
-    model: str | None, config: Any, image_size: int | None, augment: Augment
+    model: str | None, config: Any, image_size: int | None, augment: Augment, whole: Whole
 ) -> ImagePreprocessor:
     """The preprocessing of a model, as it was published.
 
@@ -54,6 +54,7 @@ def image_preprocessor(
         image_size: Side of the result; None for the published one. What the centre crop cuts off
             stays the same share.
         augment: See :class:`ImagePreprocessor`.
+        whole: See :func:`~fusionkit.encoders.images.uncropped`.
 
     Raises:
         WeightsError: The model does not say how its images are preprocessed.
@@ -64,6 +65,7 @@ def image_preprocessor(
         settings["size"] = (image_size, image_size)
     # timm floors size / crop_pct, which would be a pixel short where the quotient is rounded down.
     settings["crop_pct"] = math.nextafter(settings["crop_pct"], 0)
+    settings |= uncropped(whole)
     return ImagePreprocessor(channels=config.num_channels, augment=augment, **settings)
 
 
