@@ -22,7 +22,7 @@ POINTS = {
     "fig5": 2,
     "fig6": 2 * 3,
     "fig7": 5 * 5 * 3,
-    "digits_fig7": 5 * 3,
+    "digits_fig7": 4 * 3,
     "digits_table4": 5,
     "digits_mapper": 3,
 }
