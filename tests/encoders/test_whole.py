@@ -23,6 +23,7 @@ PLAIN = [Image.new("L", (400, 100), grey) for grey in (0, 255)]
 def test_both_ends_are_seen(name):
     encoder = next(iter(CASES[name].values()))("").make()
     assert inspect.signature(type(encoder)).parameters["whole"].default is None
+    assert encoder.whole is None
     encoder.whole = "squash"
     squash = encoder.preprocessor(train=False)
     black, white = (squash(image)["pixels"] for image in PLAIN)
