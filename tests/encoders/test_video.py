@@ -99,7 +99,7 @@ def test_a_name_alone_will_do_and_needs_no_weights_on_meta():
         (
             {**CNN, "image_siz": 32},
             "video: encoder: timm_cnn has no argument 'image_siz'. Did you mean 'image_size'? It "
-            "takes: model, weights, image_size, augment, options.",
+            "takes: model, weights, image_size, augment, whole, options.",
         ),
         ({"name": "timm_cnn", "model": "resnet99"}, "timm has no model 'resnet99'."),
         ({**CNN, "options": 7}, "video: encoder: timm_cnn cannot be built with {'model': 'resnet"),
