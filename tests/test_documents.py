@@ -56,7 +56,7 @@ def head_commands(config: Path) -> list[str]:
 
 def test_the_globs_see_what_is_there():
     assert {path.parent.name: 0 for path in CONFIGS}.keys() == {"compare", "configs", "modularity"}
-    assert len(CONFIGS) == 19
+    assert len(CONFIGS) == 20
     assert len(list(BASELINES.rglob("*.yaml"))) == 51
     assert len(PAGES) == 23
     assert {page.stem for page in PYTHON} >= {"README", "contract", "data", "own_encoder"}

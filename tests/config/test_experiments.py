@@ -25,6 +25,8 @@ POINTS = {
     "digits_fig7": 4 * 3,
     "digits_table4": 5,
     "digits_mapper": 3,
+    "fashion_fig7": 4 * 3,
+    "fashion_table4": 6,
 }
 
 
