@@ -40,6 +40,10 @@ def fast_paths(model: FusionModel) -> list[str]:
             "forward pass without a graph",
             [role for role, transfer in fusion.complements.items() if not _trains(transfer)],
         ),
+        (
+            "convolutions channels last",
+            [role for role, transfer in roles.items() if _channels_last(transfer)],
+        ),
     ]
     lines = [f"{what}: {', '.join(which)}" for what, which in found if which]
     below = fusion.layers_alone
@@ -52,3 +56,8 @@ def fast_paths(model: FusionModel) -> list[str]:
 
 def _trains(transfer: Transfer) -> bool:
     return any(parameter.requires_grad for parameter in transfer.parameters())
+
+
+def _channels_last(transfer: Transfer) -> bool:
+    kernels = (parameter for parameter in transfer.parameters() if parameter.ndim == 4)
+    return any(not kernel.is_contiguous() for kernel in kernels)

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import loading, prediction, scaling, start, steps
+from benchmarks import complements, loading, prediction, scaling, start, steps
 from benchmarks.__main__ import table
 from benchmarks.harness import Row, take_turns
 
@@ -25,6 +25,7 @@ TINY = steps.Case("tiny", "bert", {"config": BERT, "weights": "random"}, 4, step
 def tiny(monkeypatch):
     monkeypatch.setattr(steps, "CASES", (TINY,))
     monkeypatch.setattr(prediction, "CASES", (TINY,))
+    monkeypatch.setattr(complements, "MODELS", {"tiny": "resnet10t"})
 
 
 def test_turns_give_medians_of_each_side():
@@ -53,10 +54,12 @@ def test_concatenation_computes_the_same():
     torch.testing.assert_close(step.model(inputs).logits, short, rtol=0, atol=1e-10)
 
 
-def test_rows_of_prediction_and_start():
+def test_rows_of_prediction_complements_and_start():
     (row,) = prediction.rows(quick=True)
     assert row.at_least
     assert row.ratio == row.amounts["upstream"] / row.amounts["predicted"]
+    (row,) = complements.rows(quick=True)
+    assert row.ratio == row.amounts["encoded"] / row.amounts["upstream"]
     assert [row.target for row in start.rows(quick=True)] == [0.5, 0.5, 0.5, 3.0]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from fusionkit.encoders.timm_cnn import TimmCNN
 from fusionkit.errors import EncoderError, WeightsError
@@ -23,18 +24,32 @@ MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100.
 )
 def test_features_are_upstreams(model, width, tokens):
     encoder = TimmCNN(model, "random").double().eval()
+    plain = timm.create_model(model, num_classes=0).double().eval()  # in torch's own memory format
+    plain.load_state_dict(encoder.backbone.state_dict())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         features = encoder.encode({"pixels": x})
-        grid = encoder.backbone.forward_features(x)
-        expected = encoder.backbone.forward_head(grid, pre_logits=True)
-    assert torch.equal(features.pooled, expected)
+        grid = plain.forward_features(x)
+        expected = plain.forward_head(grid, pre_logits=True)
+    torch.testing.assert_close(features.pooled, expected, rtol=1e-10, atol=1e-10)
     assert features.pooled.shape == (2, encoder.out_dim) == (2, width)
     if tokens is None:
         assert features.tokens is None
     else:
         assert features.tokens.shape == (2, tokens, width)
-        assert torch.equal(features.tokens[0, 1], grid[0, :, 0, 1])
+        torch.testing.assert_close(features.tokens[0, 1], grid[0, :, 0, 1], rtol=1e-10, atol=1e-10)
+
+
+def test_kernels_stay_channels_last(tmp_path):
+    encoder = TimmCNN("resnet10t", "random")
+    save_file(
+        {name: value.contiguous() for name, value in encoder.backbone.state_dict().items()},
+        tmp_path / "resnet.safetensors",
+    )
+    for made in (encoder.double(), TimmCNN("resnet10t", str(tmp_path / "resnet.safetensors"))):
+        kernels = [p for p in made.backbone.parameters() if p.ndim == 4 and p.shape[2] > 1]
+        assert kernels
+        assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
 
 
 def test_one_channel_and_own_options():
@@ -83,4 +98,5 @@ def test_real_mobilenet_weights_equal_timms_own_loading():
     image = torch.randn(1, 3, 96, 96)
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(image), pre_logits=True)
-        assert torch.equal(encoder.encode({"pixels": image}).pooled, expected)
+    pooled = encoder.encode({"pixels": image}).pooled.detach()
+    torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-5)

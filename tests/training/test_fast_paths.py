@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from tiny import TinyComplement, TinyMain
 
+from fusionkit.encoders.timm_cnn import TimmCNN
 from fusionkit.fusion.conditional_prompt import ConditionalPrompt
 from fusionkit.fusion.late_concat import LateConcat
 from fusionkit.fusion.model import FusionModel
@@ -45,3 +46,9 @@ def test_a_router_that_waits_for_tokens_goes_layer_by_layer():
 def test_what_is_trained_has_a_graph():
     fusion = LateConcat(FineTune(TinyMain()), [FineTune(TinyComplement())])
     assert fast_paths(FusionModel(fusion, 2)) == ["fused AdamW"]
+
+
+def test_convolutional_nets_are_channels_last():
+    cnn = TimmCNN("resnet10t", "random")
+    fusion = ConditionalPrompt(Frozen(TinyMain()), [Frozen(cnn)])
+    assert "convolutions channels last: complement" in fast_paths(FusionModel(fusion, 2))
