@@ -26,6 +26,7 @@ POINTS = {
     "digits_table4": 5,
     "digits_mapper": 3,
     "fashion_fig7": 4 * 3,
+    "nlvr_mapper": 2,
     "fashion_table4": 6,
 }
 
