@@ -25,9 +25,10 @@ POINTS = {
     "digits_fig7": 4 * 3,
     "digits_table4": 5,
     "digits_mapper": 3,
+    "fashion_experts": 7,
     "fashion_fig7": 4 * 3,
     "nlvr_mapper": 2,
-    "fashion_table4": 6,
+    "fashion_table4": 3,
 }
 
 
