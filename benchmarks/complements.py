@@ -6,6 +6,7 @@ python -m benchmarks complements
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import timm
 import torch
@@ -30,8 +31,8 @@ def rows(quick: bool) -> Iterator[Row]:
         ours = TimmCNN(model, "random").to(device).eval()
         upstream = timm.create_model(model, num_classes=0).to(device).eval()
         sides: dict[str, Callable[[], object]] = {
-            "encoded": lambda ours=ours: ours.encode({"pixels": pixels}),  # type: ignore[misc]
-            "upstream": lambda upstream=upstream: upstream(pixels),  # type: ignore[misc]
+            "encoded": partial(ours.encode, {"pixels": pixels}),
+            "upstream": partial(upstream, pixels),
         }
         with torch.inference_mode():
             taken = take_turns(sides, rounds)
