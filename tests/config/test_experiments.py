@@ -27,6 +27,8 @@ POINTS = {
     "digits_mapper": 3,
     "fashion_experts": 7,
     "fashion_fig7": 4 * 3,
+    "spoken_fig7": 4 * 3,
+    "spoken_table4": 6,
     "fashion_table4": 3,
     "nlvr_mapper": 2,
 }
