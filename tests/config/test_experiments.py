@@ -27,9 +27,9 @@ POINTS = {
     "digits_mapper": 3,
     "fashion_experts": 7,
     "fashion_fig7": 4 * 3,
+    "fashion_table4": 3,
     "spoken_fig7": 4 * 3,
     "spoken_table4": 6,
-    "fashion_table4": 3,
     "nlvr_mapper": 2,
 }
 
@@ -37,6 +37,11 @@ POINTS = {
 def test_there_is_a_file_for_each(root):
     files = (root / "configs" / "experiments").glob("*.yaml")
     assert {path.stem for path in files} == set(POINTS)
+
+
+def test_the_documents_list_each(root):
+    text = (root / "docs" / "sweeps.md").read_text()
+    assert [name for name in POINTS if f"`{name}`" not in text and f"`{name}.yaml`" not in text] == []
 
 
 @pytest.mark.parametrize("name", POINTS)
