@@ -41,7 +41,8 @@ def test_there_is_a_file_for_each(root):
 
 def test_the_documents_list_each(root):
     text = (root / "docs" / "sweeps.md").read_text()
-    assert [name for name in POINTS if f"`{name}`" not in text and f"`{name}.yaml`" not in text] == []
+    known = (f"`{name}.yaml`" if name == "data" else f"`{name}`" for name in POINTS)
+    assert [name for name in known if name not in text] == []
 
 
 @pytest.mark.parametrize("name", POINTS)
