@@ -25,7 +25,7 @@ from benchmarks.harness import Row
 from fusionkit.compare.measure import machine
 from fusionkit.training.checkpoint import library_versions
 
-NAMES = ("steps", "tuning", "loading", "prediction", "complements", "start")
+NAMES = ("steps", "tuning", "loading", "prediction", "compiled", "complements", "start")
 
 
 def main() -> None:

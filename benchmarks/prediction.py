@@ -24,7 +24,7 @@ def rows(quick: bool) -> Iterator[Row]:
     for case in CASES[:1] if quick else CASES:
         step = Step(case, device)
         step.model.eval()
-        sides = {"predicted": _predict(step), "upstream": _upstream(case, step)}
+        sides = {"predicted": predict(step), "upstream": upstream(case, step)}
         with torch.inference_mode(), step.precision:
             taken = take_turns(sides, rounds)
         ratio = taken["upstream"] / taken["predicted"]
@@ -32,11 +32,12 @@ def rows(quick: bool) -> Iterator[Row]:
         yield Row(name, ratio, 0.9, at_least=True, amounts=taken, rounds=rounds)
 
 
-def _predict(step: Step) -> Callable[[], object]:
+def predict(step: Step) -> Callable[[], object]:
+    """Prediction of the whole model."""
     return lambda: step.model(step.batch["inputs"]).logits
 
 
-def _upstream(case: Case, step: Step) -> Callable[[], object]:
+def upstream(case: Case, step: Step) -> Callable[[], object]:
     """The library's own forward pass, classifier left out."""
     backbone, inputs = step.encoder.backbone, step.batch["inputs"]["main"]
     if case.name.startswith("timm"):

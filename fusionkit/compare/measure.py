@@ -86,7 +86,14 @@ class Bench:
         train = {"train": splits["train"]}
         loader = make_loaders(experiment, dataset, train, model, fields)["train"]
         self._batch: Any = self._fabric.to_device(next(iter(loader)))
-        task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen={})
+        task = FusionTask(
+            model,
+            dataset.task,
+            dataset.outputs,
+            experiment.optimizer,
+            frozen={},
+            compiled=experiment.trainer.compile,
+        )
         self._precision = precision_of(experiment.trainer.precision, experiment.trainer.accelerator)
         hold_frozen(model, self._precision)
         self._model = model
@@ -122,10 +129,11 @@ class Bench:
 
         Matrix products and convolutions are counted, by their shapes. Attention is computed in
         its plain form here, whose products can be seen; it takes more memory than the fused one.
+        Compiled kernels are not run: nothing can be counted in them.
         """
         size = len(self._batch["target"])
         forward, step = FlopCounterMode(display=False), FlopCounterMode(display=False)
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             self._model.eval()
             # With gradients: the counter cannot follow a trained prompt that needs none.
             with self._fabric.autocast(), forward:

@@ -113,6 +113,8 @@ class TrainerConfig:
         accumulate_grad_batches: Batches per optimizer step.
         gradient_clip_val: Largest gradient norm; null for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        compile: Compile the model, which takes minutes at the start and pays on a GPU; the first
+            batches of training and of validation are slow.
         early_stopping: Stop after this many epochs without a better validation metric; null for
             never.
         monitor: Validation metric that picks the best epoch; null for the task's own.
@@ -135,6 +137,7 @@ class TrainerConfig:
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = 1.0
     gradient_checkpointing: bool = False
+    compile: bool = False
     early_stopping: int | None = None
     monitor: str | None = None
     save_every_n_steps: int | None = None
@@ -150,6 +153,10 @@ class TrainerConfig:
         _at_least(self, 1, "max_epochs", "accumulate_grad_batches", "log_every_n_steps")
         _at_least(self, 1, "save_every_n_steps")
         _at_least(self, 0, "gradient_clip_val", "early_stopping")
+        if self.compile and self.profile:
+            raise ConfigError(
+                "profile times the parts of a step, compile makes one of them; set one to false."
+            )
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
             limit = getattr(self, name)
             if limit <= 0 or (isinstance(limit, float) and limit > 1):

@@ -93,7 +93,7 @@ def check(experiment: Experiment) -> Report:
         data,
         [f"{plan.role}: {plan.what}" for plan in plans] + reasons,
         cost,
-        fast_paths(model),
+        fast_paths(model) + (["compiled kernels"] if experiment.trainer.compile else []),
     )
 
 

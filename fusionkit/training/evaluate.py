@@ -158,7 +158,14 @@ def _task(
 ) -> FusionTask:
     model = rebuild(ckpt_path, experiment, description)
     outputs = model.head.out_features
-    return FusionTask(model, description.task, outputs, experiment.optimizer, description.frozen)
+    return FusionTask(
+        model,
+        description.task,
+        outputs,
+        experiment.optimizer,
+        description.frozen,
+        experiment.trainer.compile,
+    )
 
 
 def _prepare(

@@ -174,7 +174,14 @@ def _run(
     loaders = make_loaders(experiment, dataset, splits, model, fields, stored)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
-    task = FusionTask(model, dataset.task, dataset.outputs, experiment.optimizer, frozen)
+    task = FusionTask(
+        model,
+        dataset.task,
+        dataset.outputs,
+        experiment.optimizer,
+        frozen,
+        experiment.trainer.compile,
+    )
     described = checkpoint.Description(
         config=experiment.resolved,
         task=dataset.task,
@@ -201,6 +208,8 @@ def _run(
         if text := augmentation_text(experiment, dataset):
             out.print(f"Augmentation: {text}.", soft_wrap=True)
         _print_data(out, splits, loaders, folder)
+        if experiment.trainer.compile:
+            out.print("The model is compiled at its first batches, which takes its time.")
     if is_first_process():
         if resume:
             read_lightning_checkpoint(str(folder / RESUME))

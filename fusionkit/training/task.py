@@ -16,6 +16,7 @@ from fusionkit.data.base import Task
 from fusionkit.errors import CheckpointError
 from fusionkit.fusion.model import FusionModel, ModelOutput
 from fusionkit.training import checkpoint as slim
+from fusionkit.training.compiling import compile_model, run
 from fusionkit.training.metrics import loss_of, make_metrics, predictions_of
 from fusionkit.training.optimizer import make_optimizer, make_schedule
 from fusionkit.training.precision import hold_frozen
@@ -33,6 +34,7 @@ class FusionTask(L.LightningModule):
         outputs: Number of classes, or 1.
         optimizer: Learning rates and schedule.
         frozen: Hashes of the frozen weights by role.
+        compiled: Whether to compile the model.
     """
 
     strict_loading = False  # frozen weights are not in the checkpoint; on_load_checkpoint is strict
@@ -44,8 +46,11 @@ class FusionTask(L.LightningModule):
         outputs: int,
         optimizer: OptimizerConfig,
         frozen: Mapping[str, str],
+        compiled: bool = False,
     ) -> None:
         super().__init__()
+        if compiled:
+            compile_model(model)
         self.model = model
         self.task = task
         self.optimizer_config = optimizer
@@ -60,8 +65,7 @@ class FusionTask(L.LightningModule):
 
     def forward(self, inputs: Any) -> ModelOutput:
         """Predict a batch; inputs by role."""
-        output: ModelOutput = self.model(inputs)
-        return output
+        return run(self.model, inputs)
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return loss_of(self.task, logits, target, self.model.target_std)

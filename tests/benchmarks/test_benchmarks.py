@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import complements, loading, prediction, scaling, start, steps
+from benchmarks import compiled, complements, loading, prediction, scaling, start, steps
 from benchmarks.__main__ import table
 from benchmarks.harness import Row, take_turns
 
@@ -25,6 +25,7 @@ TINY = steps.Case("tiny", "bert", {"config": BERT, "weights": "random"}, 4, step
 def tiny(monkeypatch):
     monkeypatch.setattr(steps, "CASES", (TINY,))
     monkeypatch.setattr(prediction, "CASES", (TINY,))
+    monkeypatch.setattr(compiled, "CASES", (TINY,))
     monkeypatch.setattr(complements, "MODELS", {"tiny": "resnet10t"})
 
 
@@ -61,6 +62,18 @@ def test_rows_of_prediction_complements_and_start():
     (row,) = complements.rows(quick=True)
     assert row.ratio == row.amounts["encoded"] / row.amounts["upstream"]
     assert [row.target for row in start.rows(quick=True)] == [0.5, 0.5, 0.5, 3.0]
+
+
+def test_rows_of_compiled():
+    torch.compiler.set_default_backend("eager")
+    try:
+        step, prediction = compiled.rows(quick=True)
+    finally:
+        torch.compiler.set_default_backend(None)
+        torch.compiler.reset()
+    assert step.ratio == step.amounts["compiled"] / step.amounts["bare"]
+    assert step.amounts["first step"] > step.amounts["compiled"]
+    assert prediction.ratio == prediction.amounts["upstream"] / prediction.amounts["compiled"]
 
 
 def test_data_of_loading_can_be_read(tmp_path):

@@ -28,6 +28,7 @@ POINTS = {
     "fashion_experts": 7,
     "fashion_fig7": 4 * 3,
     "fashion_table4": 3,
+    "fashion_transfer": 6,
     "spoken_fig7": 4 * 3,
     "spoken_table4": 6,
     "nlvr_mapper": 2,
