@@ -23,11 +23,13 @@ def compile_model(model: FusionModel) -> None:
         model: Changed in place. What torch cannot compile as a whole raises: nothing runs
             uncompiled without being seen.
     """
-    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, _KINDS)
+    from torch._dynamo import config  # slow to import
+
+    config.recompile_limit = max(config.recompile_limit, _KINDS)
     model.compile(fullgraph=True)
 
 
-def run(model: FusionModel, inputs: Any) -> ModelOutput:
+def run_model(model: FusionModel, inputs: Any) -> ModelOutput:
     """Call a model, compiled or not.
 
     Raises:

@@ -29,6 +29,7 @@ _MAY_CHANGE = (
     "loader.eval_batch_size",
     "trainer.max_epochs",
     "trainer.accelerator",
+    "trainer.compile",
     "trainer.early_stopping",
     "trainer.progress_bar",
     "trainer.save_every_n_steps",

@@ -16,7 +16,7 @@ from fusionkit.data.base import Task
 from fusionkit.errors import CheckpointError
 from fusionkit.fusion.model import FusionModel, ModelOutput
 from fusionkit.training import checkpoint as slim
-from fusionkit.training.compiling import compile_model, run
+from fusionkit.training.compiling import compile_model, run_model
 from fusionkit.training.metrics import loss_of, make_metrics, predictions_of
 from fusionkit.training.optimizer import make_optimizer, make_schedule
 from fusionkit.training.precision import hold_frozen
@@ -65,7 +65,7 @@ class FusionTask(L.LightningModule):
 
     def forward(self, inputs: Any) -> ModelOutput:
         """Predict a batch; inputs by role."""
-        return run(self.model, inputs)
+        return run_model(self.model, inputs)
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return loss_of(self.task, logits, target, self.model.target_std)

@@ -25,7 +25,7 @@ from fusionkit.fusion.conditional_prompt import ConditionalPrompt
 from fusionkit.fusion.model import FusionModel
 from fusionkit.registry import load
 from fusionkit.training.check import check
-from fusionkit.training.compiling import compile_model, run
+from fusionkit.training.compiling import compile_model, run_model
 from fusionkit.training.evaluate import evaluate
 from fusionkit.transfer.frozen import Frozen
 
@@ -51,9 +51,9 @@ def _plugins_importable(root: Path) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     """No test sees what another has compiled, nor its limit."""
-    limit = torch.compiler.config.recompile_limit
+    limit = torch._dynamo.config.recompile_limit
     yield
-    torch.compiler.config.recompile_limit = limit
+    torch._dynamo.config.recompile_limit = limit
     torch.compiler.reset()
 
 
@@ -100,7 +100,7 @@ def batch(size: int, width: int = 24) -> dict[str, dict[str, Tensor]]:
 
 def loss_and_gradients(model: FusionModel, inputs: Any) -> list[Tensor | None]:
     model.zero_grad()
-    output = run(model, inputs)
+    output = run_model(model, inputs)
     loss = sum(output.fused.losses.values(), output.logits.square().sum())
     loss.backward()
     return [output.logits, loss, *(p.grad for p in model.parameters() if p.requires_grad)]
@@ -222,7 +222,7 @@ def test_what_cannot_be_compiled_says_why_and_where(graphs):
     model = tiny(Prints())
     compile_model(model)
     with pytest.raises(ConfigError) as caught:
-        run(model, batch(4))
+        run_model(model, batch(4))
     message = str(caught.value)
     assert message.startswith("trainer.compile: torch cannot compile this model.")
     assert "builtin operator `print`" in message
@@ -234,17 +234,17 @@ def test_what_cannot_be_compiled_says_why_and_where(graphs):
 def test_too_many_kinds_of_batches_are_an_error_not_uncompiled_steps(graphs):
     model = tiny()
     compile_model(model)
-    torch.compiler.config.recompile_limit = 1
-    run(model, batch(4))
+    torch._dynamo.config.recompile_limit = 1
+    run_model(model, batch(4))
     with pytest.raises(ConfigError, match="recompile the code object too many times"):
-        run(model, batch(5))
+        run_model(model, batch(5))
 
 
 def test_what_is_wrong_with_the_model_itself_is_said_as_ever(graphs):
     model = tiny()
     compile_model(model)
     with pytest.raises(RuntimeError, match="unflatten") as caught:
-        run(model, batch(4, width=25))
+        run_model(model, batch(4, width=25))
     assert type(caught.value) is RuntimeError
 
 
