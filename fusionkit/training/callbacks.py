@@ -162,6 +162,10 @@ class ProgressBar(RichProgressBar):
             self._drawn = now
             super().on_train_batch_end(trainer, *args)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        # Not its metrics: they take all processes, and only the first has a progress bar.
+        self.refresh()
+
     def get_metrics(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         shown = {"train/loss_step": "loss", self.monitor: self.monitor}

@@ -32,7 +32,7 @@ data:
   label: kind
 missing: {allow: [complement], unreadable: true, dropout: 0.8}
 loader: {batch_size: 2, workers: 0}
-trainer: {max_epochs: 2, accelerator: cpu, devices: 2, strategy: ddp, progress_bar: false}
+trainer: {max_epochs: 2, accelerator: cpu, devices: 2, strategy: ddp}
 """
 
 
@@ -53,6 +53,7 @@ def test_processes_may_differ_in_who_has_a_field(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("train: complement (image) missing in 6 of 24 samples") == 1
@@ -68,7 +69,7 @@ name: claims
 baselines: null
 data: {{name: digit_claims, claims_per_image: 2}}
 loader: {{workers: 0, batch_size: 7}}
-trainer: {{max_epochs: 1, accelerator: cpu, limit_train_batches: 3, progress_bar: false}}
+trainer: {{max_epochs: 1, accelerator: cpu, limit_train_batches: 3}}
 """
 
 
