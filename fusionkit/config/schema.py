@@ -113,8 +113,8 @@ class TrainerConfig:
         accumulate_grad_batches: Batches per optimizer step.
         gradient_clip_val: Largest gradient norm; null for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        compile: Compile the model, which takes minutes at the start and pays on a GPU; the first
-            batches of training and of validation are slow.
+        compile: Have torch make kernels of the model: faster steps, after minutes at the first
+            batches of training and of validation.
         early_stopping: Stop after this many epochs without a better validation metric; null for
             never.
         monitor: Validation metric that picks the best epoch; null for the task's own.

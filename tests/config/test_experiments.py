@@ -31,7 +31,7 @@ POINTS = {
     "fashion_transfer": 6,
     "spoken_fig7": 4 * 3,
     "spoken_table4": 6,
-    "nlvr_mapper": 2,
+    "nlvr_mapper": 3,
 }
 
 
