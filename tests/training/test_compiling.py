@@ -32,20 +32,8 @@ from fusionkit.transfer.frozen import Frozen
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS / "fusion"), str(TESTS / "transfer")]
 from input_tokens import GPT2, flags, images, lacking, texts, vit  # noqa: E402
-from matrix import CASES, USUAL, batch_of, make_model, make_plain, make_tokenizer  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_tokenizer(str(tmp_path_factory.mktemp("words")))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugins_importable(root: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for file in root.glob("plugins/*/pyproject.toml"):
-            patch.syspath_prepend(file.parent)
-        yield
+from matrix import CASES, USUAL, batch_of, make_model, make_plain  # noqa: E402
+from test_contract import _plugins_importable, tokenizer  # noqa: E402, F401  as fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +104,7 @@ def assert_same(compiled: FusionModel, plain: FusionModel, inputs: Any, atol: fl
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_every_encoder_gives_the_same(name, tokenizer, request):
+def test_every_encoder_gives_the_same(name, tokenizer, request):  # noqa: F811
     case = CASES[name][USUAL[name]](tokenizer)
     compiled, plain = (make_model("frozen", make_plain(case), seed=2).train() for _ in range(2))
     main = isinstance(make_plain(case), MainEncoder)
@@ -167,6 +155,7 @@ def test_recomputed_layers_give_the_same(graphs):
     compiled.fusion.main.encoder.gradient_checkpointing = True
     compile_model(compiled)
     assert_same(compiled, plain, batch(4), 1e-10)
+    assert graphs
 
 
 # Routers compute in float32, whatever the model does.
