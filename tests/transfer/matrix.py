@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 from tiny import TinyComplement, TinyMain
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from fusionkit import registry
@@ -28,7 +26,6 @@ from fusionkit.transfer.frozen import Frozen
 
 ENCODERS = Path(__file__).resolve().parent.parent / "encoders"
 sys.path.insert(0, str(ENCODERS))
-from cases import WORDS  # noqa: E402
 
 CASES: dict[str, dict[str, Callable[[str], Case]]] = {}
 for _file in sorted(ENCODERS.glob("cases_*.py")):
@@ -86,17 +83,6 @@ def refuses(mode: str, name: str) -> bool:
     if mode in NEED_LAYERS and name not in MAIN:
         return True
     return mode in LACKS.get(name, ()) or (mode == "shallow" and name in NO_TOKENS)
-
-
-def make_tokenizer(folder: str) -> str:
-    backend = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
-    )
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
-    return folder
 
 
 def make_plain(case: Case) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from matrix import (
     make_model,
     make_pair,
     make_plain,
-    make_tokenizer,
     make_transfer,
     prompt_rows,
     reference,
@@ -30,6 +28,7 @@ from matrix import (
     updated_weights,
 )
 from safetensors.torch import load_file
+from test_contract import _plugins_importable, tokenizer  # noqa: F401  as fixtures
 
 from fusionkit import registry
 from fusionkit.encoders.base import MainEncoder
@@ -48,21 +47,8 @@ OTHER_NETS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_tokenizer(str(tmp_path_factory.mktemp("words")))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugins_importable(root: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for file in root.glob("plugins/*/pyproject.toml"):
-            patch.syspath_prepend(file.parent)
-        yield
-
-
 @pytest.fixture(scope="module", params=WORKING, ids="-".join)
-def pair(request: pytest.FixtureRequest, tokenizer: str) -> Pair:
+def pair(request: pytest.FixtureRequest, tokenizer: str) -> Pair:  # noqa: F811
     mode, name = request.param
     return make_pair(mode, CASES[name][USUAL[name]](tokenizer))
 
@@ -92,7 +78,7 @@ def test_the_matrix_covers_all_modes_and_encoders() -> None:
     assert len(OTHER_NETS) >= 15
 
 
-def test_the_refusal_of_shallow_names_all_that_take_it(tokenizer: str) -> None:
+def test_the_refusal_of_shallow_names_all_that_take_it(tokenizer: str) -> None:  # noqa: F811
     built_in = {
         name
         for name, entry in registry.entries("main_encoder").items()
@@ -152,7 +138,7 @@ def test_prompts_and_tokens_see_the_adapted_weights(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(("name", "net"), OTHER_NETS)
-def test_lora_reaches_every_net(name: str, net: str, tokenizer: str) -> None:
+def test_lora_reaches_every_net(name: str, net: str, tokenizer: str) -> None:  # noqa: F811
     pair = make_pair("lora", CASES[name][net](tokenizer))
     check_names(pair)
     check_moved(pair)
@@ -200,7 +186,9 @@ def test_gradient_checkpointing_changes_no_gradient(pair: Pair) -> None:
 
 @pytest.mark.parametrize(("mode", "name"), REFUSED)
 def test_an_encoder_without_what_a_mode_needs_is_refused(
-    mode: str, name: str, tokenizer: str
+    mode: str,
+    name: str,
+    tokenizer: str,  # noqa: F811
 ) -> None:
     plain = make_plain(CASES[name][USUAL[name]](tokenizer))
     remedy = "leave last_layers out" if mode == "last_layer" else "Use "
