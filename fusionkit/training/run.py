@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from fusionkit.data.base import Dataset, Samples
 from fusionkit.data.folders import write_whole
 from fusionkit.data.loading import Loader, make_loader
 from fusionkit.data.missing import targets_of
-from fusionkit.errors import DataError
 from fusionkit.fusion.model import FusionModel
 from fusionkit.training import checkpoint
 from fusionkit.training.assemble import (
@@ -61,6 +60,7 @@ from fusionkit.training.report import (
 )
 from fusionkit.training.routing import FILE as ROUTING, RecordRouting
 from fusionkit.training.samples import FILE as SAMPLES, KeepSamples
+from fusionkit.training.statistics import fit_statistics, start_from_samples
 from fusionkit.training.streams import check_shared
 from fusionkit.training.task import FusionTask, read_lightning_checkpoint
 from fusionkit.training.trainer import make_trainer, monitored
@@ -171,6 +171,8 @@ def _run(
         experiment, data, statistics=not resume or bool(experiment.cache.roles)
     )
     stored, _ = fill(experiment, dataset, model, fields, splits, out)
+    if not resume:
+        start_from_samples(experiment, model, splits["train"], fields)
     loaders = make_loaders(experiment, dataset, splits, model, fields, stored)
     monitor = monitored(experiment, dataset) if "val" in loaders else None
     frozen = checkpoint.frozen_hashes(model)  # once: it reads every frozen weight
@@ -253,7 +255,7 @@ def prepare(
         model.fit_scale(torch.tensor(targets_of(splits["train"]), dtype=torch.float))
     if statistics:
         for role, transfer in model.fusion.encoders.items():
-            _fit_statistics(
+            fit_statistics(
                 transfer.encoder,
                 splits["train"],
                 fields[role],
@@ -277,36 +279,6 @@ def _splits(experiment: Experiment, dataset: Dataset) -> dict[str, Samples]:
     splits = read_splits(experiment, dataset, ("train", "val", "test"))
     check_trainable(dataset, splits["train"])
     return splits
-
-
-def _fit_statistics(encoder: Any, samples: Samples, field: str, lenient: bool) -> None:
-    """Show an encoder the training split; one that takes no statistics reads none of it."""
-    last = ""
-
-    def values() -> Iterator[Any]:
-        nonlocal last
-        for sample in samples:
-            if (value := sample.fields.get(field)) is not None:
-                if lenient and not _is_readable(encoder, value):
-                    continue
-                last = sample.origin
-                yield value
-                last = ""
-
-    try:
-        encoder.fit_statistics(values())
-    except DataError as error:
-        if not last:  # the sample could not be made, and says so itself
-            raise
-        raise DataError(f"{last}: field {field!r}: {error}") from error
-
-
-def _is_readable(encoder: Any, value: Any) -> bool:
-    try:
-        encoder.preprocessor(train=False)(value)
-    except DataError:
-        return False
-    return True
 
 
 def make_loaders(

@@ -29,12 +29,14 @@ class Transfer(nn.Module, ABC):
         needs_layers: Whether the mode works on main encoders only.
         takes_prompts: Whether a fusion may prompt the wrapped encoder.
         plain: Whether the mode changes weights only, so that a fusion may run the layers itself.
+        starts_from_samples: Whether a new run calls :meth:`start_from` before it trains.
     """
 
     api_version: ClassVar[int] = API_VERSION
     needs_layers: ClassVar[bool] = False
     takes_prompts: ClassVar[bool] = True
     plain: ClassVar[bool] = False
+    starts_from_samples: bool = False
 
     encoder: ComplementEncoder
 
@@ -46,6 +48,13 @@ class Transfer(nn.Module, ABC):
     def out_dim(self) -> int:
         """C, the width of the pooled feature."""
         return self.encoder.out_dim
+
+    def start_from(self, inputs: Inputs) -> None:
+        """Set what is trained by what the encoder makes of samples, without gradients.
+
+        Args:
+            inputs: Samples of the training split, collated by the encoder's preprocessor.
+        """
 
     @abstractmethod
     def encode(

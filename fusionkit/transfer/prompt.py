@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from fusionkit.encoders.base import (
     MainEncoder,
     Prompts,
     TokenEdit,
+    TokenState,
 )
 from fusionkit.errors import ConfigError
 from fusionkit.prompts.static import INIT_RANGE, StaticPrompts
@@ -81,12 +82,14 @@ class Prompt(OwnPrompts):
         encoder: An encoder with layers to prompt.
         length: Prompt rows, per layer if deep.
         dropout: Probability that an entry of a prompt is dropped in training.
-        init_range: Prompts start as U(-init_range, init_range).
+        init: How prompts start: ``uniform``, or as ``tokens`` that enter their layer, drawn from
+            training samples.
+        init_range: Under ``uniform``, prompts start as U(-init_range, init_range).
         shallow: Whether rows enter at the first layer only, instead of fresh ones at each.
 
     Raises:
         ConfigError: The encoder has no layers; or ``shallow``, and its input takes no further
-            tokens.
+            tokens, or ``init`` is ``tokens``.
     """
 
     mode: ClassVar[str] = "prompt"
@@ -96,6 +99,7 @@ class Prompt(OwnPrompts):
         encoder: MainEncoder,
         length: int = 4,  # authors' code
         dropout: float = 0.1,  # authors' code
+        init: Literal["uniform", "tokens"] = "uniform",  # authors' code
         init_range: float = INIT_RANGE,
         shallow: bool = False,
     ) -> None:
@@ -109,10 +113,26 @@ class Prompt(OwnPrompts):
                 f"(but for ALBERT and small ELECTRA), gpt2, clip_text, open_clip_text, timm_vit, "
                 f"hf_vit (but for DINOv3), clip_image, open_clip_image and ast."
             )
+        if shallow and init == "tokens":
+            raise ConfigError(
+                "init: tokens is for prompts at each layer; leave out shallow, or set "
+                "init: uniform."
+            )
         self.shallow = shallow
+        self.starts_from_samples = init == "tokens"
         encoder.reserved += length if shallow else 0
         widths = encoder.layer_widths[:1] if shallow else encoder.layer_widths
         self.prompts = StaticPrompts(widths, length, init_range)
+
+    def start_from(self, inputs: Inputs) -> None:
+        rows = self.prompts.rows.in_order()
+
+        def draw(layer: int, state: TokenState) -> None:
+            tokens = state.tokens.flatten(1, -2)  # (B, L, D)
+            real = tokens.flatten(0, 1) if state.keep is None else tokens[state.keep]
+            rows[layer].copy_(real[torch.randint(len(real), rows[layer].shape[:1])])
+
+        self.encoder.encode(inputs, draw)
 
     def encode_prompted(
         self, inputs: Inputs, edit: TokenEdit | None, extra: ExtraTokens | None

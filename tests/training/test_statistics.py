@@ -1,22 +1,26 @@
-"""What encoders take from the training split: when, from which rows, and where it is kept."""
+"""What encoders and modes take from the training split: when, and from which rows."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TinyComplement
+from tiny import TinyComplement, TinyData
 
 import fusionkit
 from fusionkit.config.validate import experiment_from_mapping
+from fusionkit.data.base import Stream
 from fusionkit.encoders.vector import Vector
 from fusionkit.errors import DataError
+from fusionkit.training import statistics
 from fusionkit.training.evaluate import evaluate, predict
-from fusionkit.training.run import fit
+from fusionkit.training.run import fit, prepare
+from fusionkit.transfer.prompt import Prompt
 
 BUFFERS = "fusion.encoders.complement.encoder.backbone"
 
@@ -134,3 +138,111 @@ def test_a_sample_that_cannot_be_made_names_itself(products):
     with pytest.raises(DataError) as caught:
         run(products, data=data)
     assert str(caught.value).startswith("products.csv, row 2: field 'vector' is '1 b', no list of")
+
+
+STARTED = {"name": "prompt", "length": 3, "init": "tokens"}
+
+
+@pytest.fixture
+def prompted(tiny_config):
+    """Whose complement, three tokens of two numbers, has prompts that start from samples."""
+    complement = {"name": "tiny_main", "dim": 2}
+    return {**tiny_config, "complement": complement, "complement_transfer": STARTED}
+
+
+def rows_of(folder: Path) -> torch.Tensor:
+    """(layers, length, dim)."""
+    saved = load_file(folder / "model.safetensors")
+    return saved["fusion.encoders.complement.prompts.rows.2"]
+
+
+def are_among(rows, others) -> bool:
+    """Whether each of rows (n, D) is one of others (m, D)."""
+    near = torch.as_tensor(rows)[:, None] - torch.as_tensor(others)
+    return bool((near.abs().amax(dim=-1).amin(dim=1) < 1e-6).all())
+
+
+def starts(monkeypatch) -> list[torch.Tensor]:
+    """What every start of prompts is given from here on."""
+    seen, start_from = [], Prompt.start_from
+    monkeypatch.setattr(
+        Prompt,
+        "start_from",
+        lambda self, inputs: seen.append(inputs["x"]) or start_from(self, inputs),
+    )
+    return seen
+
+
+def test_prompts_start_from_samples_of_the_training_split_as_the_seed_draws_them(
+    prompted, monkeypatch
+):
+    seen = starts(monkeypatch)
+    for seed in (0, 0, 1):
+        run(prompted, seed=seed, optimizer={"lr": 1e-12})
+    first, again, other = seen
+    assert are_among(first, [sample.fields["b"] for sample in TinyData().split("train")])
+    assert len(first.unique(dim=0)) == 32
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    runs = sorted((Path(prompted["output"]) / "tiny").iterdir())
+    saved = [rows_of(folder) for folder in runs]
+    assert torch.equal(saved[0], saved[1])
+    assert are_among(saved[0][0], first.reshape(-1, 2))
+
+
+def test_a_continued_run_does_not_start_anew(prompted, monkeypatch):
+    seen = starts(monkeypatch)
+    whole = run(prompted, name="whole", trainer={**prompted["trainer"], "max_epochs": 3})
+    run(prompted, name="parts")
+    parts = run(prompted, "last", name="parts", trainer={**prompted["trainer"], "max_epochs": 3})
+    assert len(seen) == 2
+    assert torch.equal(rows_of(whole.folder), rows_of(parts.folder))
+
+
+def test_prompts_start_from_samples_that_have_the_field(prompted, monkeypatch):
+    seen = starts(monkeypatch)
+    lacking = {"data": {"name": "tiny_data", "lack": "b"}, "missing": {"allow": ["complement"]}}
+    run(prompted, **lacking)
+    present = [s.fields["b"] for s in TinyData(lack="b").split("train") if s.fields.get("b")]
+    (values,) = seen
+    assert len(present) > 32 == len(values)
+    assert are_among(values, present)
+
+
+def test_a_field_that_no_sample_has_starts_no_prompts(prompted, monkeypatch):
+    monkeypatch.setattr(statistics, "is_missing", lambda sample, role: True)
+    with pytest.raises(DataError, match="No training sample has the field 'b', and the weights of"):
+        run(prompted)
+    assert not Path(prompted["output"]).exists()
+
+
+def test_prompts_start_from_a_stream(prompted):
+    class Numbers(Stream):
+        def read(self, part, parts, shuffle):
+            assert (part, parts) == (0, 1)
+            assert shuffle is not None
+            return iter(TinyData().split("train"))
+
+    experiment = experiment_from_mapping(prompted)
+    *_, model, fields = prepare(experiment, {})
+    before = model.fusion.complements["complement"].prompts.rows["2"].clone()
+    statistics.start_from_samples(experiment, model, Numbers(), fields)
+    assert not torch.equal(model.fusion.complements["complement"].prompts.rows["2"], before)
+    assert model.fusion.complements["complement"].training
+
+
+def test_a_value_that_cannot_be_read_names_its_sample_or_is_left_out(prompted):
+    experiment = experiment_from_mapping(prompted)
+    _, splits, model, fields = prepare(experiment, {})
+    samples = [replace(s, fields={**s.fields, "b": "words"}) for s in splits["train"]]
+    with pytest.raises(
+        DataError, match=r"tiny train, row \d+: field 'b' \('words'\) cannot be read"
+    ):
+        statistics.start_from_samples(experiment, model, samples, fields)
+    missing = {"allow": ["complement"], "unreadable": True}
+    experiment = experiment_from_mapping({**prompted, "missing": missing})
+    *_, model, fields = prepare(experiment, {})
+    mixed = [*samples, *list(splits["train"])[:2]]
+    statistics.start_from_samples(experiment, model, mixed, fields)
+    with pytest.raises(DataError, match="No training sample has the field 'b'"):
+        statistics.start_from_samples(experiment, model, samples, fields)

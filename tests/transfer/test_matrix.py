@@ -34,6 +34,7 @@ from fusionkit import registry
 from fusionkit.encoders.base import MainEncoder
 from fusionkit.errors import ConfigError
 from fusionkit.training import checkpoint
+from fusionkit.transfer.prompt import Prompt
 
 PAIRS = [(mode, name) for name in USUAL for mode in MODES]
 WORKING = [pair for pair in PAIRS if not refuses(*pair)]
@@ -158,6 +159,26 @@ def test_saved_and_rebuilt_it_predicts_the_same(pair: Pair, tmp_path: Path) -> N
         assert not torch.equal(other(pair.batch).logits, expected)
         checkpoint.load_into(other, path)
         assert torch.equal(other(pair.batch).logits, expected)
+
+
+@pytest.mark.parametrize("name", [name for mode, name in WORKING if mode == "prompt"])
+def test_prompts_can_start_as_tokens_that_enter_their_layer(name: str, tokenizer: str) -> None:  # noqa: F811
+    case = CASES[name][USUAL[name]](tokenizer)
+    encoder = make_plain(case)
+    preprocessor = encoder.preprocessor(train=False)
+    inputs = preprocessor.collate([preprocessor(sample) for sample in case.samples])
+    inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    transfer = Prompt(encoder, length=64, init="tokens").double()
+    with torch.no_grad():
+        transfer.start_from(inputs)
+        state = encoder.embed(inputs)
+        for layer, rows in enumerate(transfer.prompts.rows.in_order()):
+            tokens = state.tokens.flatten(1, -2)
+            real = tokens.flatten(0, 1) if state.keep is None else tokens[state.keep]
+            distance = (rows[:, None] - real).abs().amax(dim=-1)  # (64, tokens)
+            assert distance.amin(dim=1).max() == 0
+            assert len(distance.argmin(dim=1).unique()) > 1  # not one token for all rows
+            state = encoder.run_layer(layer, state, None)
 
 
 def test_two_passes_in_training_mode_are_equal_if_the_base_is_frozen(pair: Pair) -> None:

@@ -236,6 +236,7 @@ def test_prompts_of_a_fusion_are_refused_though_the_layers_are_free():
     [
         ({"length": 0}, "length is at least 1, given 0."),
         ({"init_range": -0.5}, "init_range is at least 0, given -0.5."),
+        ({"init": "tokens", "shallow": True}, "prompts at each layer; leave out shallow, or set"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
