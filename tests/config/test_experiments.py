@@ -23,7 +23,7 @@ POINTS = {
     "fig6": 2 * 3,
     "fig7": 5 * 5 * 3,
     "digits_fig7": 4 * 3,
-    "digits_table4": 6,
+    "digits_table4": 5,
     "digits_mapper": 3,
     "fashion_experts": 7,
     "fashion_fig7": 4 * 3,
