@@ -97,10 +97,14 @@ def check_lengths(
     """
     if lengths is None:
         key = "bucket_by_length" if most is None else "tokens_per_batch"
-        read = ", ".join(f"{role.role} ({role.field})" for role in roles)
+        read = ", ".join(
+            f"{role.role} ({role.field}{'' if role.stored is None else ', from the cache'})"
+            for role in roles
+        )
         raise ConfigError(
-            f"loader.{key}: nothing that the encoders read has a length: {read}. Texts, sounds and "
-            f"sequences have; an encoder of your own needs a preprocessor with a method length."
+            f"loader.{key}: nothing that the encoders read has a length: {read}. Leave it out. "
+            f"Texts, sounds and sequences have one, unless a cache holds one vector of each; an "
+            f"encoder of your own needs a preprocessor with a method length."
         )
     total = lengths.sum(axis=1)
     if most is not None and len(total) and total.max() > most:

@@ -229,12 +229,32 @@ def test_a_sample_over_the_budget_is_named(tmp_path):
         loader(samples(tmp_path), roles=roles, tokens_per_batch=3)
 
 
+class Vectors:
+    """What a cache has of each sample: one vector."""
+
+    padded = False
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.zeros(2)
+
+    def collate(self, rows) -> dict[str, torch.Tensor]:
+        return {"pooled": torch.stack(rows)}
+
+
 @pytest.mark.parametrize("setting", [{"bucket_by_length": True}, {"tokens_per_batch": 64}])
 def test_what_has_no_length_cannot_be_bucketed(tmp_path, setting):
     (key,) = setting
     message = rf"^loader.{key}: nothing that .* has a length: main \(image\), complement \(text\)\."
     with pytest.raises(ConfigError, match=message):
         loader(samples(tmp_path), train=True, **setting)
+
+
+def test_one_vector_of_a_text_in_the_cache_has_no_length(tmp_path):
+    roles = [RoleInput("complement", "text", Measured(), stored=Vectors())]
+    with pytest.raises(
+        ConfigError, match=r"length: complement \(text, from the cache\)\. Leave it"
+    ):
+        loader(samples(tmp_path), train=True, roles=roles, bucket_by_length=True)
 
 
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
