@@ -184,7 +184,7 @@ def _name_axes(
         axes.set_xticks(places, [str(place) for place in places])
         axes.minorticks_off()
     elif axis is None:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
