@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
 from fusionkit.errors import DataError
-from fusionkit.sweep.plots import _grows, plot
+from fusionkit.sweep.plots import _grows, _name_axes, plot
 from fusionkit.sweep.results import Run, select
 from fusionkit.sweep.tables import make_table, write_table
 
@@ -184,6 +185,14 @@ def test_figures(runs, tmp_path, suffix):
 )
 def test_a_scale_is_logarithmic_where_steps_grow(places, grows):
     assert _grows(places) is grows
+
+
+@pytest.mark.parametrize("epochs", [[1], [1, 2], [1, 2, 3, 4, 5, 6, 7, 8]])
+def test_epochs_are_whole(epochs):
+    axes = Figure().add_subplot()
+    axes.plot(epochs, epochs)
+    _name_axes(axes, None, "val/loss", epochs, numbers=True)
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_wrong_figures(runs, tmp_path):
