@@ -18,6 +18,10 @@ _LATER = ("val", "test")
 _GAIN = 0.1  # by which looking the label up must beat guessing the most frequent one
 _LEAST = 10  # rows that it takes to say so
 
+# Or where it tells the wrong one: of a sentence that holds of two scenes in four, say, the scenes
+# that were drawn for validation are those whose label training has less often.
+_ENOUGH = 100  # rows, of which ten points less than guessing are hardly chance
+
 _RARE = 3  # rows of training with one value (median): what more rows share is like a category
 
 _MANY = 0.005  # share of a split: fewer rows hardly change its metrics
@@ -49,6 +53,12 @@ class Overlap:
         """Whether looking the label up beats guessing."""
         gain = self.right - self.guessed
         return self.judged >= _LEAST and gain >= _GAIN * self.judged
+
+    @property
+    def opposed(self) -> bool:
+        """Whether looking the label up is worse than guessing."""
+        loss = self.guessed - self.right
+        return self.judged >= _ENOUGH and loss >= _GAIN * self.judged
 
     @property
     def rare(self) -> bool:
@@ -172,7 +182,10 @@ def _say(
     one_thing = name is None or study.fields[name].modality in _OF_ONE_THING
     many = any(len(rows.places) >= _MANY * len(study.splits[s]) for s, rows in present.items())
     rare = any(rows.telling and rows.rare for rows in present.values())
-    grade: Grade = "warning" if many and (rare or one_thing) else "note"
+    opposed: list[str] = []
+    if name is not None and study.task == "single_label":
+        opposed = [split for split, rows in present.items() if rows.opposed]
+    grade: Grade = "warning" if many and (rare or one_thing or opposed) else "note"
     told = ""
     if 0 < judged < _LEAST:
         told = f"; training has the same label for {right} of {judged}"
@@ -187,15 +200,23 @@ def _say(
         grade,
         "near_leak" if near else "leak",
         f"{what}{told}",
-        _advice(name, telling, rare, one_thing),
+        _advice(name, telling, rare, one_thing, opposed),
         name,
         tuple(place for rows in present.values() for place in rows.places),
     )
 
 
-def _advice(name: str | None, telling: bool, rare: bool, one_thing: bool) -> str:
+def _advice(
+    name: str | None, telling: bool, rare: bool, one_thing: bool, opposed: Sequence[str]
+) -> str:
     if name is None:
         return "Metrics flatter on them. Keep each in one split."
+    if opposed:
+        return (
+            f"In {' and '.join(opposed)} these values have labels that they rarely have in "
+            f"training, so what is learned of them counts against a model there, and the best "
+            f"epoch is one that learned little. Keep all rows with one value in one split."
+        )
     if rare:
         return "A model can look the answer up. Keep all rows with one value in one split."
     if one_thing:

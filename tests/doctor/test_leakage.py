@@ -59,6 +59,32 @@ def test_a_value_that_many_rows_share_is_what_is_learned_from():
     assert (found.grade, found.advice.startswith("Many rows share")) == ("note", True)
 
 
+def opposing(sentences):
+    """Each sentence holds of half of its four scenes; one of them is for the later split."""
+    train, later = [], []
+    for i in range(sentences):
+        labels = [i % 2, i % 2, 1 - i % 2, 1 - i % 2]
+        train += [(f"v{i}", label) for label in labels[1:]]
+        later.append((f"v{i}", labels[0]))
+    return train, later
+
+
+def test_values_that_tell_the_wrong_label():
+    (found,) = said(*opposing(100))
+    assert found.grade == "warning"
+    assert "right label for 0 % of them, guessing the most frequent one" in found.title
+    assert found.advice == (
+        "In test these values have labels that they rarely have in training, so what is learned "
+        "of them counts against a model there, and the best epoch is one that learned little. "
+        "Keep all rows with one value in one split."
+    )
+
+
+def test_few_wrong_labels_may_be_chance():
+    (found,) = said(*opposing(98))
+    assert (found.grade, found.advice.startswith("It does not tell")) == ("note", True)
+
+
 def test_a_few_rows_of_many_are_a_note():
     test = [("v1", 1), *((f"w{i}", 0) for i in range(400))]
     (found,) = said(UNIQUE, test, modality="image")
