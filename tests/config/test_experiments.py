@@ -31,6 +31,9 @@ POINTS = {
     "fashion_transfer": 7,
     "spoken_fig7": 4 * 3,
     "spoken_table4": 7,
+    "nlvr_causes": 4,
+    "nlvr_fig7": 3 * 3,
+    "nlvr_heads": 4,
     "nlvr_mapper": 3,
     "nlvr_transfer": 3,
 }
