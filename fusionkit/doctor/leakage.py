@@ -20,7 +20,7 @@ _LEAST = 10  # rows that it takes to say so
 
 # Or where it tells the wrong one: of a sentence that holds of two scenes in four, say, the scenes
 # that were drawn for validation are those whose label training has less often.
-_ENOUGH = 100  # rows, of which ten points less than guessing are hardly chance
+_ENOUGH = 100  # rows, of which ten points less than by chance are hardly chance
 
 _RARE = 3  # rows of training with one value (median): what more rows share is like a category
 
@@ -39,6 +39,7 @@ class Overlap:
         judged: How many of them have a label.
         right: How often the label that training has most often for a row's twins is the row's.
         guessed: How often the most frequent label of these rows is.
+        chance: How often training's label would be, had rows nothing to do with their twins.
         shared: How many training rows hold what each of them holds.
     """
 
@@ -46,6 +47,7 @@ class Overlap:
     judged: int = 0
     right: int = 0
     guessed: int = 0
+    chance: float = 0.0
     shared: list[int] = field(default_factory=list)
 
     @property
@@ -56,8 +58,8 @@ class Overlap:
 
     @property
     def opposed(self) -> bool:
-        """Whether looking the label up is worse than guessing."""
-        loss = self.guessed - self.right
+        """Whether looking the label up is worse than chance."""
+        loss = self.chance - self.right
         return self.judged >= _ENOUGH and loss >= _GAIN * self.judged
 
     @property
@@ -96,6 +98,7 @@ def overlap(
             labels.setdefault(key, Counter())[label_of(train.targets[index])] += 1
     found = Overlap()
     own: Counter[Hashable] = Counter()
+    looked_up: Counter[Hashable] = Counter()
     for index, key in enumerate(keys):
         if key is None or key not in twins or index in skip:
             continue
@@ -105,11 +108,14 @@ def overlap(
             label = label_of(rows.targets[index])
             own[label] += 1
             found.judged += 1
-            same = labels[key].most_common(1)[0][0] == label
+            most = labels[key].most_common(1)[0][0]
+            looked_up[most] += 1
+            same = most == label
             found.right += same
             detail += f", {'same' if same else 'another'} label"
         found.places.append(study.place(split, index, shown, detail))
     found.guessed = max(own.values(), default=0)
+    found.chance = sum(own[label] * looked_up[label] for label in own) / max(found.judged, 1)
     return found
 
 
@@ -213,8 +219,8 @@ def _advice(
         return "Metrics flatter on them. Keep each in one split."
     if opposed:
         return (
-            f"In {' and '.join(opposed)} these values have labels that they rarely have in "
-            f"training, so what is learned of them counts against a model there, and the best "
+            f"In {' and '.join(opposed)} these values have labels that they have less "
+            f"often in training, so what is learned of them counts against a model there, and the best "
             f"epoch is one that learned little. Keep all rows with one value in one split."
         )
     if rare:

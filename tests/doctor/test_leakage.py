@@ -74,10 +74,19 @@ def test_values_that_tell_the_wrong_label():
     assert found.grade == "warning"
     assert "right label for 0 % of them, guessing the most frequent one" in found.title
     assert found.advice == (
-        "In test these values have labels that they rarely have in training, so what is learned "
-        "of them counts against a model there, and the best epoch is one that learned little. "
+        "In test these values have labels that they have less often in training, so what is "
+        "learned of them counts against a model there, and the best epoch is one that learned little. "
         "Keep all rows with one value in one split."
     )
+
+
+def test_unlike_classes_are_no_wrong_labels():
+    """Seven in ten rows are 0, whatever their twin is: 0.7^2 + 0.3^2 = 58 % by chance."""
+    pairs = [(i, j) for i in range(20) for j in range(20)]
+    train = [(f"v{i},{j}", int(i % 10 < 3)) for i, j in pairs]
+    (found,) = said(train, [(f"v{i},{j}", int(j % 10 < 3)) for i, j in pairs])
+    assert "right label for 58.0 % of them, guessing the most frequent" in found.title
+    assert (found.grade, found.advice.startswith("It does not tell")) == ("note", True)
 
 
 def test_few_wrong_labels_may_be_chance():
