@@ -220,8 +220,8 @@ def _advice(
     if opposed:
         return (
             f"In {' and '.join(opposed)} these values have labels that they have less "
-            f"often in training, so what is learned of them counts against a model there, and the best "
-            f"epoch is one that learned little. Keep all rows with one value in one split."
+            f"often in training, so what is learned of them counts against a model there, and the "
+            f"best epoch is one that learned little. Keep all rows with one value in one split."
         )
     if rare:
         return "A model can look the answer up. Keep all rows with one value in one split."
