@@ -7,6 +7,7 @@ Recognition of Handwritten Digits, UCI, CC BY 4.0), 8 x 8 grey levels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,6 +79,7 @@ class DigitClaims(Dataset):
         return samples
 
 
+@cache
 def load_digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Images (1797, 8, 8) uint8, ink bright on dark, 0 .. 255; digits (1797,) int."""
     from sklearn.datasets import load_digits as load  # here: nothing else in data needs sklearn

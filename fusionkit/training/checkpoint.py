@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -28,6 +30,10 @@ from fusionkit.fusion.model import FusionModel, group_of
 
 FORMAT = 2
 FILE_NAME = "model.safetensors"
+_LIBRARIES = (
+    "fusionkit", "lightning", "open_clip_torch", "peft", "timm", "torch", "torchaudio",
+    "transformers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,11 @@ class Description:
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = {"fusionkit", "torch", "timm", "transformers", "lightning"}
-    names |= {"open_clip_torch", "peft", "torchaudio"}  # of these, what is installed
-    installed = {found.name for found in metadata.distributions()} & names
-    return {name: metadata.version(name) for name in sorted(installed)}
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):  # some come with extras only
+            found[name] = metadata.version(name)
+    return found
 
 
 def trained_names(model: FusionModel) -> set[str]:
@@ -98,14 +105,20 @@ def _takes_statistics(transfer: Any) -> bool:
 def frozen_hashes(model: FusionModel) -> dict[str, str]:
     """SHA-256 of the frozen weights and buffers, by encoder role."""
     trained = trained_names(model)
-    digests: dict[str, Any] = {}
+    groups: dict[str, list[tuple[str, Tensor]]] = {}
     for name, value in sorted(model.state_dict().items()):
-        if name in trained:
-            continue
-        digest = digests.setdefault(group_of(name), hashlib.sha256())
+        if name not in trained:
+            groups.setdefault(group_of(name), []).append((name, value))
+    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+        return dict(zip(groups, pool.map(_digest, groups.values()), strict=True))
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, value in tensors:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return {role: digest.hexdigest() for role, digest in digests.items()}
+    return digest.hexdigest()
 
 
 def check_names(saved: Iterable[str], wanted: Iterable[str], where: str) -> None:
