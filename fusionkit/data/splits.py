@@ -1,4 +1,4 @@
-"""Dividing rows into splits that have the same mix of labels."""
+"""Dividing rows into splits that have the same mix of labels, and keep together what belongs so."""
 
 from __future__ import annotations
 
@@ -60,6 +60,73 @@ def stratified_split(
     for stratum in np.setdiff1d(of_row, of_row[part == 0]):
         part[order[of_row[order] == stratum][0]] = 0
     return [np.flatnonzero(part == number) for number in range(len(shares))]
+
+
+def grouped_split(
+    labels: Sequence[int] | NDArray[Any],
+    groups: Sequence[int] | NDArray[Any],
+    shares: Sequence[float],
+    seed: int,
+) -> list[Indices]:
+    """As :func:`stratified_split`, with all rows of a group in one part.
+
+    Groups are dealt out one by one, each to the part that is furthest behind its share of the
+    rows: at random, but those whose rows mostly have the same label one after another. So each
+    part has its share of rows, and of such groups' rows, up to the size of a group.
+
+    Not scikit-learn's StratifiedGroupKFold, whose parts are all of one size.
+
+    Args:
+        labels: (N,) stratum of each row.
+        groups: (N,) group of each row.
+        shares: As there. Every label has a row in the first part. Other parts are empty only
+            where groups are too few, or each holds all rows of a label.
+        seed: As there.
+
+    Returns:
+        One sorted array of row numbers per part; together each row once.
+    """
+    of_row = np.unique(np.asarray(labels), return_inverse=True)[1]
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(group)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(_most_frequent(of_row, group)[order], kind="stable")]
+
+    part = np.zeros(len(sizes), dtype=np.int64)
+    behind = [0.0] * len(shares)
+    for number, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        behind = [rows + share * size for rows, share in zip(behind, shares, strict=True)]
+        chosen = behind.index(max(behind))
+        behind[chosen] -= size
+        part[number] = chosen
+
+    for stratum in np.setdiff1d(of_row, of_row[part[group] == 0]):
+        holders = np.unique(group[of_row == stratum])
+        if part[holders].all():  # else one that was moved for another label has it
+            part[holders[sizes[holders].argmin()]] = 0
+    for number, share in enumerate(shares):
+        if share > 0 and not (part == number).any():
+            spare = _spare(of_row, group, part)
+            if len(spare):
+                part[spare[sizes[spare].argmin()]] = number
+    return [np.flatnonzero(part[group] == number) for number in range(len(shares))]
+
+
+def _most_frequent(of_row: NDArray[Any], group: NDArray[Any]) -> NDArray[np.int64]:
+    """The label that most rows of each group have."""
+    (owners, labels), counts = np.unique(np.stack([group, of_row]), axis=1, return_counts=True)
+    first = np.lexsort((labels, -counts, owners))
+    return labels[first[np.unique(owners[first], return_index=True)[1]]]
+
+
+def _spare(of_row: NDArray[Any], group: NDArray[Any], part: NDArray[Any]) -> NDArray[np.int64]:
+    """Groups of the first part without which it still has every label."""
+    owners, labels = np.unique(np.stack([group, of_row]), axis=1)
+    first = part[owners] == 0
+    held_by = np.bincount(labels[first])
+    needed = np.unique(owners[first][held_by[labels[first]] == 1])
+    return np.setdiff1d(np.flatnonzero(part == 0), needed)
 
 
 def stated_parts(source: Source, column: str) -> dict[Split, Indices]:

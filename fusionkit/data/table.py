@@ -16,7 +16,13 @@ from fusionkit.data.labels import Labels
 from fusionkit.data.places import may_be_table, saved_splits
 from fusionkit.data.read import Source, read_source
 from fusionkit.data.rows import Cell, FieldSpec, Rows
-from fusionkit.data.splits import SPLIT_NAMES, Indices, stated_parts, stratified_split
+from fusionkit.data.splits import (
+    SPLIT_NAMES,
+    Indices,
+    grouped_split,
+    stated_parts,
+    stratified_split,
+)
 from fusionkit.data.targets import Read
 from fusionkit.errors import ConfigError, DataError
 
@@ -59,6 +65,8 @@ class Table(Dataset):
         split: Column that says train, val (or valid, validation, dev) or test.
         split_shares: Shares of train, val and test where nothing states the split.
         split_seed: Seed of every division that is made here.
+        split_group: Column of what such a division keeps together: rows of one patient, product or
+            sentence come into one split. An empty cell belongs to no other row.
         root: Folder or URL that paths in cells are relative to; null for the folder of the file.
     """
 
@@ -75,6 +83,7 @@ class Table(Dataset):
         split: str | None = None,
         split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
         split_seed: int = 0,
+        split_group: str | None = None,
         root: str | None = None,
     ) -> None:
         self.task: Task = task
@@ -88,7 +97,8 @@ class Table(Dataset):
         self._separator = separator
         self._id = id
         self._split_column = split
-        self._shares, self._seed, self._root = split_shares, split_seed, root
+        self._shares, self._seed, self._group = split_shares, split_seed, split_group
+        self._root = root
         self._forget()
         self._check()
 
@@ -113,6 +123,11 @@ class Table(Dataset):
             (
                 not one_file and self._split_column is not None,
                 "`split` is for a single file, but `files` has one per split; leave out one.",
+            ),
+            (
+                self._group is not None and {"train", "val"} <= splits,
+                "`split_group` is for rows that are divided here, but `files` has train and val; "
+                "leave out one.",
             ),
             (
                 several and self.task != "multi_label",
@@ -256,6 +271,8 @@ class Table(Dataset):
                     needed.setdefault(column, "`label`")
                 if self._split_column is not None:
                     needed.setdefault(self._split_column, "`split`")
+                if self._group is not None and key in ("all", "train"):
+                    needed.setdefault(self._group, "`split_group`")
             given = self._entries()[key]
             if isinstance(given, str) and memory.was_in_memory(given):
                 raise memory.gone(given)
@@ -293,12 +310,27 @@ class Table(Dataset):
         if "train" in parts and "val" not in {*parts, *self._entries()}:
             shares = (1 - _HELD_OUT, _HELD_OUT)
             parts["train"], parts["val"] = self._divide(source, parts["train"], shares)
+        elif self._split_column is not None and self._group is not None:
+            raise DataError(
+                f"{source.name}: column {self._split_column!r} says what is train and what is val, "
+                f"so nothing is left for `split_group` to keep together. Leave out one of them."
+            )
         self._divided[key] = parts
         return parts
 
     def _divide(self, source: Source, rows: Indices, shares: Sequence[float]) -> list[Indices]:
         read = self._labels().read(source, rows)
-        parts = stratified_split(read.strata(), shares, self._seed)
+        if self._group is None:
+            parts = stratified_split(read.strata(), shares, self._seed)
+        else:
+            groups = _groups(source, self._group)[read.rows]
+            parts = grouped_split(read.strata(), groups, shares, self._seed)
+            if any(share and not len(part) for share, part in zip(shares, parts, strict=True)):
+                raise DataError(
+                    f"{source.name}: with the rows of each {self._group!r} kept together (it has "
+                    f"{len(np.unique(groups)):,}) and every label in train, nothing is left for "
+                    f"the other splits. Choose another `split_group`, or state the splits."
+                )
         return [read.rows[part] for part in parts]
 
     def _no_training_rows(self, source: Source) -> str:
@@ -325,6 +357,13 @@ class Table(Dataset):
         if not len(rows):
             raise DataError(self._no_training_rows(source))
         return source, self._labels().read(source, rows)
+
+
+def _groups(source: Source, column: str) -> Indices:
+    """(N,) which rows belong together; those with an empty cell are alone."""
+    codes, values = source.encoded(column)
+    empty = np.array([value in ("", None) for value in [*values, None]])[codes]
+    return np.where(empty, -1 - np.arange(len(codes)), codes)
 
 
 def table_like(dataset: Dataset, data: Any) -> Table:

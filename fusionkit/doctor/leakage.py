@@ -26,6 +26,8 @@ _RARE = 3  # rows of training with one value (median): what more rows share is l
 
 _MANY = 0.005  # share of a split: fewer rows hardly change its metrics
 
+_TOGETHER = "Keep all rows with one value in one split, as a table does with split_group: COLUMN."
+
 # The same recording in two splits is the same thing in two splits, whatever the labels say.
 _OF_ONE_THING = ("image", "audio", "video")
 
@@ -221,12 +223,12 @@ def _advice(
         return (
             f"In {' and '.join(opposed)} these values have labels that they have less "
             f"often in training, so what is learned of them counts against a model there, and the "
-            f"best epoch is one that learned little. Keep all rows with one value in one split."
+            f"best epoch is one that learned little. {_TOGETHER}"
         )
     if rare:
-        return "A model can look the answer up. Keep all rows with one value in one split."
+        return f"A model can look the answer up. {_TOGETHER}"
     if one_thing:
-        return "Training knows them. Keep all rows with one value in one split."
+        return f"Training knows them. {_TOGETHER}"
     if telling:
         return (
             "Many rows share these values, as they share a category: that is what is learned from."

@@ -130,6 +130,34 @@ def test_seeded_split_covers_every_row_and_repeats(tmp_path):
     assert [len(part) for part in found] == [81, 10, 10]
 
 
+def test_rows_of_a_group_come_into_one_split(tmp_path):
+    lines = "".join(f"t{i},{i % 2},p{i // 6}\n" for i in range(300)) + "x,1,\ny,0,\n"
+    file = write(tmp_path, "text,kind,patient\n" + lines)
+    names = ("train", "val", "test")
+    fields = {"text": "text", "patient": {"column": "patient", "modality": "text"}}
+    for files, sizes in ((file, (242, 30, 30)), ({"train": file}, (272, 30, 0))):
+        table = Table(files=files, fields=fields, label="kind", split_group="patient")
+        splits = [table.split(name) for name in names]
+        assert [len(split) for split in splits] == pytest.approx(sizes, abs=6)
+        found = [{s.fields["patient"] for s in split} - {None, ""} for split in splits]
+        assert sum(map(len, found)) == 50
+        other = Table(
+            files=files, fields=fields, label="kind", split_group="patient", split_seed=1
+        ).split("val")
+        assert {s.fields["text"] for s in other} != {s.fields["text"] for s in splits[1]}
+
+
+def test_groups_that_cannot_be_kept_together(tmp_path):
+    file = write(tmp_path, "t,y,s,g\na,1,train,p\nb,0,val,p\nc,1,test,q\n")
+    arguments = {"files": file, "fields": {"text": "t"}, "label": "y", "split_group": "g"}
+    with pytest.raises(DataError, match=r"t.csv: with the rows of each 'g' kept .* \(it has 2\)"):
+        Table(**arguments).split("train")
+    with pytest.raises(DataError, match=r"column 's' says what is train .* for `split_group` to"):
+        Table(**arguments, split="s").split("train")
+    with pytest.raises(DataError, match=r"'h'.*`split_group`"):
+        Table(**arguments | {"split_group": "h"}).split("train")
+
+
 def test_missing_val_file_is_held_out_of_train(tmp_path):
     lines = "".join(f"{i}.jpg,t,{i % 2}\n" for i in range(40))
     files = {
@@ -236,6 +264,10 @@ def test_jsonargparse_builds_it_from_a_mapping(folder):
         ({"fields": {"image": "a/{}.jpg"}}, "no column between the braces"),
         ({"files": {"training": "a.csv"}}, "`files` has the keys ['training']; give one file"),
         ({"files": {"train": "a.csv"}, "split": "s"}, "`split` is for a single file"),
+        (
+            {"files": {"train": "a.csv", "val": "b.csv"}, "split_group": "g"},
+            "`split_group` is for rows that are divided here, but `files` has train and val",
+        ),
         ({"label": ["a", "b"]}, "but task is single_label; set task: multi_label"),
         (
             {"label": ["a"], "task": "multi_label", "classes": ["a"]},

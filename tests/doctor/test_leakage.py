@@ -76,7 +76,8 @@ def test_values_that_tell_the_wrong_label():
     assert found.advice == (
         "In test these values have labels that they have less often in training, so what is "
         "learned of them counts against a model there, and the best epoch is one that learned "
-        "little. Keep all rows with one value in one split."
+        "little. Keep all rows with one value in one split, as a table does with split_group: "
+        "COLUMN."
     )
 
 
