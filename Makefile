@@ -20,7 +20,7 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# A quarter of an hour on an idle machine; results also go to runs/bench.json.
+# Three quarters of an hour on an idle machine; results also go to runs/bench.json as they come.
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 

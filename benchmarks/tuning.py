@@ -3,8 +3,8 @@
     python -m benchmarks tuning
 
 BERT-base reads claims, ViT-B their pictures, both with random weights; data, loaders and
-optimizer are those of `fusionkit fit`. The complement is prompted, as by default. Steps take turns
-in this process; memory is measured in one process for each.
+optimizer are those of `fusionkit fit`. The complement is frozen, or prompted, as by default. Steps
+take turns in this process; memory is measured in one process for each.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def rows(quick: bool) -> Iterator[Row]:
         quick: Two rounds: to see that it runs.
     """
     experiments = {
+        "frozen": _experiment({"complement_transfer": "frozen"}),
         "prompted": _experiment({}),
         "fine-tuned": _experiment(_TUNED),
         "recomputed": _experiment(
@@ -55,8 +56,9 @@ def rows(quick: bool) -> Iterator[Row]:
     rounds = 2 if quick else 5
     benches = {name: Bench(experiment) for name, experiment in experiments.items()}
     taken = take_turns({name: bench.step for name, bench in benches.items()}, rounds)
-    name = "BERT-base + ViT-B: step, prompted / both fine-tuned"
-    yield Row.of(name, taken, "prompted", "fine-tuned", 0.65, rounds)
+    for name in ("frozen", "prompted"):
+        title = f"BERT-base + ViT-B: step, complement {name} / both fine-tuned"
+        yield Row.of(title, taken, name, "fine-tuned", 0.65, rounds)
     name = "BERT-base + ViT-B: step, gradient_checkpointing / prompted"
     yield Row.of(name, taken, "recomputed", "prompted", None, rounds)
     benches.clear()
@@ -67,9 +69,10 @@ def rows(quick: bool) -> Iterator[Row]:
         if cost is None or cost.peak_bytes is None:
             raise SystemExit(f"{name} was not measured: {failure.message if failure else ''}")
         peaks[name] = cost.peak_bytes
-    ratio = peaks["prompted"] / peaks["fine-tuned"]
-    name = "BERT-base + ViT-B: peak memory, prompted / both fine-tuned"
-    yield Row(name, ratio, 0.5, amounts=peaks, unit="bytes")
+    for name in ("frozen", "prompted"):
+        title = f"BERT-base + ViT-B: peak memory, complement {name} / both fine-tuned"
+        ratio = peaks[name] / peaks["fine-tuned"]
+        yield Row(title, ratio, 0.5, amounts=peaks, unit="bytes")
     ratio = peaks["recomputed"] / peaks["prompted"]
     name = "BERT-base + ViT-B: peak memory, gradient_checkpointing / prompted"
     yield Row(name, ratio, None, amounts=peaks, unit="bytes")

@@ -40,7 +40,7 @@ class FusionDataset(TorchDataset[Row]):
         samples: One split of a data set.
         roles: What each encoder reads.
         missing: How many samples lack the field of each role that may lack it.
-        epoch: Changes what is random.
+        epoch: Changes what is random; workers, which outlive it, see it change.
         unreadable: What could not be read so far; kept by :class:`Loader`.
 
     Raises:
@@ -60,8 +60,16 @@ class FusionDataset(TorchDataset[Row]):
         self.missing = count_missing(samples, {r.role: r.field for r in roles}, self.allow)
         self.train = train
         self.seed = seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self.unreadable = Unreadable()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -268,8 +276,8 @@ def make_loader(
         collate_fn=Collate(tuple(roles), task, outputs),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
-        # Training starts its workers anew in each epoch: they have to know which one it is.
-        persistent_workers=workers > 0 and not train,
+        # To start them copies what the steps write to: seconds in each epoch, on a CPU.
+        persistent_workers=workers > 0,
     )
 
 

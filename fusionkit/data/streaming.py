@@ -186,5 +186,5 @@ def make_stream_loader(
         collate_fn=Collate(tuple(roles), task, outputs),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
-        persistent_workers=workers > 0 and not train,
+        persistent_workers=workers > 0,
     )

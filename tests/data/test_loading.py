@@ -159,9 +159,13 @@ class Noise(Length):
 def noise(rows, epoch=0, **config):
     made = loader(rows, train=True, roles=[RoleInput("main", "text", Noise())], **config)
     made.set_epoch(epoch)
+    return drawn(made)
+
+
+def drawn(batches):
     return [
         (i, x)
-        for b in made
+        for b in batches
         for i, x in zip(b["index"].tolist(), b["inputs"]["main"]["noise"].tolist(), strict=True)
     ]
 
@@ -176,11 +180,20 @@ def test_augmentation_depends_on_the_sample_and_the_epoch_not_on_workers(tmp_pat
     assert len({value for _, value in alone}) == 12
 
 
+def test_workers_that_outlive_an_epoch_draw_what_new_ones_would(tmp_path):
+    rows = samples(tmp_path, 12)
+    made = loader(rows, train=True, roles=[RoleInput("main", "text", Noise())], workers=2)
+    next(iter(made))  # an epoch that was left
+    for epoch in (1, 0):
+        made.set_epoch(epoch)
+        assert drawn(made) == noise(rows, epoch)
+
+
 def test_a_sample_that_is_drawn_again_is_augmented_anew(tmp_path):
     rows = samples(tmp_path, 12, lambda i: int(i == 0))
-    drawn = noise(rows, balanced=True)
-    assert sum(index == 0 for index, _ in drawn) == 6
-    assert len({value for _, value in drawn}) == 12
+    found = noise(rows, balanced=True)
+    assert sum(index == 0 for index, _ in found) == 6
+    assert len({value for _, value in found}) == 12
 
 
 @pytest.mark.parametrize("train", [True, False])
