@@ -35,6 +35,7 @@ POINTS = {
     "nlvr_fig7": 3 * 3,
     "nlvr_heads": 4,
     "nlvr_mapper": 3,
+    "nlvr_table4": 3,
     "nlvr_transfer": 3,
 }
 
