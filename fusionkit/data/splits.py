@@ -129,6 +129,13 @@ def _spare(of_row: NDArray[Any], group: NDArray[Any], part: NDArray[Any]) -> NDA
     return np.setdiff1d(np.flatnonzero(part == 0), needed)
 
 
+def groups_of(source: Source, column: str) -> Indices:
+    """(N,) number of what each row is about, as a column says; an empty cell is like no other."""
+    codes, values = source.encoded(column)
+    empty = np.array([value in ("", None) for value in [*values, None]])[codes]
+    return np.where(empty, -1 - np.arange(len(codes)), codes)
+
+
 def stated_parts(source: Source, column: str) -> dict[Split, Indices]:
     """Sorted rows of each split, as a column says.
 

@@ -20,6 +20,7 @@ from fusionkit.data.splits import (
     SPLIT_NAMES,
     Indices,
     grouped_split,
+    groups_of,
     stated_parts,
     stratified_split,
 )
@@ -323,7 +324,7 @@ class Table(Dataset):
         if self._group is None:
             parts = stratified_split(read.strata(), shares, self._seed)
         else:
-            groups = _groups(source, self._group)[read.rows]
+            groups = groups_of(source, self._group)[read.rows]
             parts = grouped_split(read.strata(), groups, shares, self._seed)
             if any(share and not len(part) for share, part in zip(shares, parts, strict=True)):
                 raise DataError(
@@ -357,13 +358,6 @@ class Table(Dataset):
         if not len(rows):
             raise DataError(self._no_training_rows(source))
         return source, self._labels().read(source, rows)
-
-
-def _groups(source: Source, column: str) -> Indices:
-    """(N,) which rows belong together; those with an empty cell are alone."""
-    codes, values = source.encoded(column)
-    empty = np.array([value in ("", None) for value in [*values, None]])[codes]
-    return np.where(empty, -1 - np.arange(len(codes)), codes)
 
 
 def table_like(dataset: Dataset, data: Any) -> Table:

@@ -147,6 +147,12 @@ def test_rows_of_a_group_come_into_one_split(tmp_path):
         assert {s.fields["text"] for s in other} != {s.fields["text"] for s in splits[1]}
 
 
+def test_rows_of_no_group_are_alone(tmp_path):
+    file = write(tmp_path, "t,y,g\n" + "".join(f"t{i},{i % 2},\n" for i in range(100)))
+    table = Table(files=file, fields={"text": "t"}, label="y", split_group="g")
+    assert [len(table.split(name)) for name in ("train", "val", "test")] == [80, 10, 10]
+
+
 def test_groups_that_cannot_be_kept_together(tmp_path):
     file = write(tmp_path, "t,y,s,g\na,1,train,p\nb,0,val,p\nc,1,test,q\n")
     arguments = {"files": file, "fields": {"text": "t"}, "label": "y", "split_group": "g"}
